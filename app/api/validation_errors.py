@@ -14,11 +14,12 @@ HINTS: Final = {
     "grader": "specify how answers are scored, for example "
     '{"type": "string_check", "input": "{{sample.output_text}}", "operation": "eq", '
     '"reference": "{{item.reference_answer}}"}',
-    "training_file": "upload a JSONL file with purpose 'fine-tune' (POST /v1/files) and send its id",
+    "training_file": "upload a JSONL or Parquet file with purpose 'fine-tune' (POST /v1/files) and send its id",
     "model": "use the name of a base model; GET /v1/models lists them",
     "integrations": 'send a list of up to 5 like {"type": "wandb", "wandb": {"project": "..."}}',
     "prompt": "send a text, a list of texts, token ids, or a list of lists of token ids",
     "suffix": "use 1 to 64 letters, digits, '.', '-' or '_'",
+    "alias": "use 1 to 64 lower-case letters, digits, '.', '-' or '_', beginning with a letter or digit",
 }
 """How to fix a field that is missing or wrong, by its name."""
 _LENGTHS: Final = {
@@ -160,6 +161,8 @@ def _sentence(param: str, errors: list[Mapping[str, Any]], model: type[BaseModel
             return f"'{param}' is not valid: {text}."
         case _ if not param:
             return "The body must be a JSON object; send it with the header `content-type: application/json`."
+    if error["type"] == "string_pattern_mismatch" and field in HINTS:
+        return f"'{param}' should {HINTS[field]}; you sent {_shown(error.get('input'))}."
     is_secret = model is not None and SecretStr in _members(_annotation(model, field))
     sent = "" if is_secret else f"; you sent {_shown(error.get('input'))}"
     return f"'{param}' should {_expectation(errors)}{sent}{hint}."

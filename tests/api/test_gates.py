@@ -57,7 +57,7 @@ def test_a_job_without_gates_has_none(client: OpenAI, training_file: str) -> Non
         ({"gates": ["fast"]}, "gates.0", "is not a gate"),
         ({"gates": [ACCURACY]}, "gates.0", "send a validation_file"),
         ({"gates": [ACCURACY] * 17}, "gates", "16"),
-        ({"alias": "Prod!"}, "alias", "should match"),
+        ({"alias": "Prod!"}, "alias", "should use 1 to 64 lower-case letters"),
         ({"alias": "tiny"}, "alias", "names a base model"),
     ],
 )

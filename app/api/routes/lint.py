@@ -14,6 +14,7 @@ from app.core.files import uploads
 from app.core.graders.registry import waits
 from app.core.jobs import queries
 from app.core.jobs.grader_services import check_services
+from app.core.lint.run import WHILE_WAITING, Budget
 
 router = APIRouter()
 
@@ -37,7 +38,7 @@ async def lint_file(
     def lint(deadline: Deadline) -> FileLint:
         with database.transaction() as session:
             file = uploads.get_file(session, caller.project_id, file_id)
-        report = lints.lint(file, body.grader, body.group, deadline)
+        report = lints.lint(file, body.grader, body.group, deadline, Budget(body.answers, WHILE_WAITING.seconds))
         return FileLint(file_id=file.id, summary=report.summary(), report=report)
 
     if waits(body.grader) and not body.remote:

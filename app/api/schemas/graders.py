@@ -1,10 +1,11 @@
 """Bodies of `/v1/fine_tuning/alpha/graders`, in OpenAI's format."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from app.api.schemas.strict_graders import as_openai
+from app.core.graders.suggestion import Suggestion
 from app.core.graders.types import ErrorType, Grade, Sample
 from app.core.spec.described import Described
 from app.core.spec.graders import BaseGrader, Grader, Judge, MultiGrader, parts
@@ -175,4 +176,30 @@ class GraderRun(Described):
                 errors=RunErrors.of(grade),
                 error=grade.error,
             ),
+        )
+
+
+class SuggestedGrader(Described):
+    """A grader that fits the right answers in a file."""
+
+    object: Literal["file.suggested_grader"] = "file.suggested_grader"
+    file_id: str
+    """The file."""
+    rows_read: int = Field(description="Rows that the suggestion is based on, from all over the file.")
+    grader: dict[str, Any] | None = Field(description="The grader; null if nothing in the rows shows how to grade.")
+    field: str | None = Field(
+        description="Field of the rows with the right answer; null if it is the demonstration, or without a grader."
+    )
+    reason: str
+    """Why the grader fits, or why there is none, in one sentence."""
+
+    @classmethod
+    def of(cls, file_id: str, rows_read: int, suggestion: Suggestion) -> "SuggestedGrader":
+        """Return the wire form of a suggestion; the grader has no field that equals its default."""
+        return cls(
+            file_id=file_id,
+            rows_read=rows_read,
+            grader=None if suggestion.grader is None else suggestion.grader.as_written(),
+            field=suggestion.field,
+            reason=suggestion.reason,
         )

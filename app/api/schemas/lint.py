@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from app.core.jobs import stored_specs
 from app.core.jobs.tables import Job
 from app.core.lint.report import LintReport
-from app.core.lint.run import why_not
+from app.core.lint.run import WHILE_WAITING, why_not
 from app.core.spec.described import Described
 from app.core.spec.graders import Grader
 from app.core.spec.job import GroupMix
@@ -22,6 +22,8 @@ class LintFile(Described):
     """Grades the answers of the file."""
     group: GroupMix = GroupMix()
     """The largest number of members per source in a group, as in a job."""
+    answers: Annotated[int, Field(ge=1, le=WHILE_WAITING.answers)] = WHILE_WAITING.answers
+    """Approximate maximum of graded answers; a larger file is sampled."""
     remote: Annotated[
         bool,
         Field(description="Allow graders that call another server (judges, endpoints). Each answer costs a request."),

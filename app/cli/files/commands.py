@@ -10,6 +10,7 @@ from app.cli.files.generate import generate
 from app.cli.files.lint import lint
 from app.cli.files.preview import preview
 from app.cli.files.pull import pull
+from app.cli.files.suggest_grader import suggest_grader
 from app.cli.files.upload import upload
 from app.cli.several import delete_each
 from app.cli.ui.console import note, write_findings, write_json, write_table
@@ -63,6 +64,7 @@ def report(
 
 
 app.command()(preview)
+app.command("suggest-grader")(suggest_grader)
 app.command()(lint)
 app.command()(convert)
 app.command()(generate)

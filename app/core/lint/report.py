@@ -8,6 +8,7 @@ from app.core.files.validation_report import Issue
 from app.core.plurals import plural
 from app.core.spec.frozen import Frozen
 from app.core.spec.job import GroupMix
+from app.core.spec.reports import Source
 
 
 class AnswerCount(Frozen):
@@ -21,6 +22,32 @@ class AnswerCount(Frozen):
     """Answers whose grading failed; in a job they leave their group."""
     mean_reward: float | None
     """Mean reward of the graded answers; null if none was graded."""
+
+
+class RewardBin(Frozen):
+    """The graded answers whose reward is in an interval."""
+
+    start: float
+    """Smallest reward."""
+    end: float
+    """Largest reward: equal to `start` if there are few different rewards, else not included, except for the last."""
+    answers: int
+    """Number of graded answers."""
+
+
+class GradedAnswer(Frozen):
+    """An answer of the file with its grade."""
+
+    line: int
+    """Line of the row."""
+    source: Source
+    """Where the answer comes from."""
+    text: str
+    """Its start."""
+    reward: float | None
+    """Null if grading failed."""
+    error: str | None
+    """Why grading failed."""
 
 
 class GroupCount(Frozen):
@@ -69,6 +96,10 @@ class LintReport(Frozen):
     """The first groups whose two or more known answers have no contrast."""
     warning_count: int
     """Number of all warnings."""
+    rewards: tuple[RewardBin, ...] = ()
+    """Distribution of the rewards of all graded answers."""
+    worst: tuple[GradedAnswer, ...] = ()
+    """The answers that could not be graded, then those with the lowest rewards; at most 10."""
 
     @property
     def teaches_nothing(self) -> bool:
@@ -98,5 +129,5 @@ class LintReport(Frozen):
         )
 
     def numbers(self) -> dict[str, Any]:
-        """Return the report as JSON without its lines."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"errors", "warnings"})
+        """Return the counts of the report as JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"errors", "warnings", "rewards", "worst"})

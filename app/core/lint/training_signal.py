@@ -6,10 +6,12 @@ from typing import Final, NamedTuple
 
 from app.core.files.validation_report import Issue
 from app.core.graders.types import Grade
+from app.core.lint.graded_answers import GradedAnswers
 from app.core.lint.report import AnswerCount, GroupCount, LintReport
 from app.core.spec.advantages import ZERO_VARIANCE_RANGE
 from app.core.spec.answers import ParsedAnswer
 from app.core.spec.job import GroupMix
+from app.core.spec.reports import Source
 from app.core.spec.rows import Row
 
 MAX_ISSUES: Final = 50
@@ -74,10 +76,14 @@ class Tally:
         self._experts, self._teachers = _Source(), _Source()
         self._groups = {"contrast": 0, "same": 0, "few": 0}
         self._errors, self._warnings = _Issues(), _Issues()
+        self._graded = GradedAnswers()
 
     def add(self, line: int, row: Row, answers: Answers, grades: Sequence[Grade]) -> None:
         """Add a row; `grades` are those of `answers.all()`."""
         given = list(grades)
+        for place, (answer, grade) in enumerate(zip(answers.all(), grades, strict=True)):
+            is_expert = place == 0 and answers.expert is not None
+            self._graded.add(line, Source.expert if is_expert else Source.teacher, answer.text, grade)
         expert = given.pop(0) if answers.expert is not None else None
         if expert is not None:
             self._experts.add(expert)
@@ -135,6 +141,8 @@ class Tally:
             error_count=self._errors.count,
             warnings=tuple(self._warnings.first),
             warning_count=self._warnings.count,
+            rewards=self._graded.distribution(),
+            worst=self._graded.worst(),
         )
 
 

@@ -46,6 +46,10 @@ class BaseGrader(Frozen):
         """Return each template by its path inside the grader."""
         return {field: getattr(self, field) for field in self.template_fields}
 
+    def as_written(self) -> dict[str, Any]:
+        """Return the grader as JSON, as people write it: with its type, and without defaults."""
+        return {"type": getattr(self, "type", "")} | self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
 
 Operation = Annotated[
     Literal["eq", "ne", "like", "ilike"],
@@ -313,6 +317,9 @@ class MultiGrader(BaseGrader):
         if unknown := sorted(names - set(self.graders)):
             raise ValueError(f"calculate_output uses {unknown[0]!r}, but the graders are {', '.join(self.graders)}")
         return self
+
+    def as_written(self) -> dict[str, Any]:
+        return super().as_written() | {"graders": {key: part.as_written() for key, part in self.graders.items()}}
 
     def templates(self) -> dict[str, str]:
         return {

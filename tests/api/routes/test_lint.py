@@ -43,6 +43,10 @@ def test_a_file_is_linted_with_a_grader(server: Server, client: OpenAI, flat_fil
     assert [finding["line"] for finding in report["warnings"]] == [1, 2]
     assert report["group"]["self"] == 0
     assert "1 of 2 demonstrations fail" in lint["summary"]
+    assert report["rewards"] == [{"start": 0, "end": 0, "answers": 2}, {"start": 1, "end": 1, "answers": 3}]
+    assert report["worst"][0] == {"line": 2, "source": "expert", "text": "3", "reward": 0, "error": None}
+    few: Any = client.post(f"/files/{flat_file}/lint", body={"grader": GRADER, "answers": 2}, cast_to=object)
+    assert few["report"]["sample"].startswith("1 of 2 rows")
     waiting = upload(client, tmp_path / "waiting.jsonl", row("2"))
     broken = upload(client, tmp_path / "broken.jsonl", {"prompt": ""})
     for file_id, body, message in (

@@ -41,6 +41,10 @@ def test_lint_a_path_and_an_uploaded_file(grouptune: Run, tmp_path: Path) -> Non
     assert remote.returncode == ExitCode.error, remote.stderr
     assert json.loads(remote.stdout)["report"]["group"] == {"expert": 1, "teacher": 1, "self": 2}
 
+    suggested = grouptune("files", "suggest-grader", file_id)
+    assert (suggested.returncode, json.loads(suggested.stdout)["reference"]) == (ExitCode.ok, "{{item.completion}}")
+    assert "the demonstration is a number" in suggested.stderr
+
     grader.write_text(json.dumps({"type": "math", "refrence": "x"}))
     for words, message in (
         (("--grader", grader), "grader.math.reference: Field required; grader.math.refrence"),

@@ -71,6 +71,13 @@ def test_findings_have_line_numbers(tmp_path: Path) -> None:
     assert [(finding.line, finding.param) for finding in report.errors] == [(3, "completion"), (6, "completion")]
     assert "earns 0 and a teacher answer 1, so training would move away" in report.errors[0].message
     assert [finding.line for finding in report.warnings] == [2, 6]
+    assert [(bin.start, bin.end, bin.answers) for bin in report.rewards] == [(0, 0, 7), (1, 1, 7)]
+    assert [(answer.line, answer.source, answer.text, answer.reward) for answer in report.worst[:3]] == [
+        (1, "teacher", "3", 0),
+        (3, "expert", "3", 0),
+        (3, "teacher", "3", 0),
+    ]
+    assert [answer.reward for answer in report.worst] == [0] * 7 + [1] * 3
     assert "2 of 5 demonstrations fail" in report.summary()
     assert LintReport.model_validate(report.model_dump(mode="json", by_alias=True)) == report
 
