@@ -71,7 +71,8 @@ def test_unused_answers_are_amber_until_mapped(
     expect(page.get_by_label("Training file")).to_have_value(re.compile("file-"))
     expect(page.get_by_text(NO_ANSWER)).to_be_visible()
     page.get_by_role("radio", name=re.compile("^Supervised")).check()
-    expect(page.get_by_role("alert")).to_be_visible()
+    training = page.get_by_label("Training file", exact=True)
+    expect(training).to_have_accessible_description(re.compile("needs rows with an assistant message"))
     expect(page.locator(".form .notice.good")).to_have_count(0)
     both_themes(page, picture, "new-job-no-answers")
 
@@ -91,6 +92,8 @@ def test_signal_of_rollouts_alone_has_no_green_tick(page: Page, sign_in: SignIn,
     file = client.files.create(file=("prompts.jsonl", rows), purpose="fine-tune")
     eventually(lambda: client.files.retrieve(file.id).status == "processed")
     sign_in(page, f"/ui/new?training_file={file.id}")
+    expect(page.get_by_role("radio", name=re.compile("^Reinforcement"))).to_be_checked()
+    page.get_by_role("radio", name=re.compile("^GFT")).check()
     signal = page.locator(".notice", has_text="Training signal:")
     expect(signal).to_contain_text("⚠ Training signal: in no group do the answers in the file differ in reward")
     expect(signal).to_have_class(re.compile("hold"))

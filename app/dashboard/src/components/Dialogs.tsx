@@ -2,13 +2,16 @@
 import type { ComponentChildren } from "preact";
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "../api";
+import type { Problem } from "../formProblems";
 import { useLocation } from "../root";
 import { NAV_PAGES } from "../routes";
 import { SessionContext } from "../session";
 import type { Job, Page } from "../types";
+import { FormErrors } from "./FormErrors";
 import { CodeBlock, ErrorNotice } from "./primitives";
 
 const TYPING_MS = 120;
+const NONE: Problem[] = [];
 const NEW_JOB = { name: "New job", to: "/ui/new", scope: "jobs:write" };
 
 export function Dialog({ title, close, children }: { title: string; close: () => void; children: ComponentChildren }) {
@@ -75,7 +78,7 @@ interface FormDialogProps {
   children: ComponentChildren;
 }
 
-/** A form in a dialog. */
+/** A form in a dialog. A problem of a field with a `path` is shown there, any other one above the buttons. */
 export function FormDialog({ title, action, isDisabled = false, error, send, close, children }: FormDialogProps) {
   const submit = (event: Event) => {
     event.preventDefault();
@@ -85,8 +88,13 @@ export function FormDialog({ title, action, isDisabled = false, error, send, clo
     <Dialog title={title} close={close}>
       <h2>{title}</h2>
       <form class="form" onSubmit={submit}>
-        {children}
-        {error && <ErrorNotice error={error} />}
+        <FormErrors
+          problems={error ? [error] : NONE}
+          focusOn={error}
+          rest={(others) => others.length > 0 && error && <ErrorNotice error={error} />}
+        >
+          {children}
+        </FormErrors>
         <div class="row end">
           <button type="button" onClick={close}>
             Close

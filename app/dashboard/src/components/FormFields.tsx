@@ -1,13 +1,52 @@
-// Labelled form inputs.
+// Labelled form inputs with help and problems.
 import type { ComponentChildren } from "preact";
+import { useId } from "preact/hooks";
+import { useProblem } from "./FormErrors";
 
-export function Field(props: { label: string; id: string; children: ComponentChildren }) {
+/** Attributes of an input that link it to its problem and its help. */
+interface Described {
+  "aria-invalid": "true" | undefined;
+  "aria-describedby": string | undefined;
+}
+
+interface FieldProps {
+  label: string;
+  id: string;
+  /** Path of the value in the request; a problem with this path is shown here. */
+  path?: string | undefined;
+  problem?: string | null | undefined;
+  help?: string | undefined;
+  isShort?: boolean;
+  children: ComponentChildren | ((described: Described) => ComponentChildren);
+}
+
+/** A label, its input, what is wrong with the value, and help. */
+export function Field({ label, id, path, problem, help, isShort, children }: FieldProps) {
+  const sent = useProblem(path);
+  const shown = problem ?? sent;
+  const ids = [shown ? `${id}-problem` : "", help ? `${id}-help` : ""].filter(Boolean).join(" ");
+  const described: Described = { "aria-invalid": shown ? "true" : undefined, "aria-describedby": ids || undefined };
   return (
-    <div class="field">
-      <label for={props.id}>{props.label}</label>
-      {props.children}
+    <div class={isShort ? "field short" : "field"}>
+      <label for={id}>{label}</label>
+      {typeof children === "function" ? children(described) : children}
+      {shown && (
+        <p class="problem" id={`${id}-problem`}>
+          ✕ {shown}
+        </p>
+      )}
+      {help && (
+        <p class="help" id={`${id}-help`}>
+          <Marked text={help} />
+        </p>
+      )}
     </div>
   );
+}
+
+/** Text whose parts in backticks are code. */
+export function Marked({ text }: { text: string }) {
+  return <>{text.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
 }
 
 interface TextProps {
@@ -20,36 +59,62 @@ interface TextProps {
   kind?: "text" | "url";
   /** Id of a datalist with suggestions. */
   list?: string;
+  path?: string | undefined;
+  problem?: string | null | undefined;
+  help?: string | undefined;
+  isRequired?: boolean;
+  maxLength?: number;
 }
 
-export function TextField({ label, name, value, placeholder, set, kind, list }: TextProps) {
+export function TextField(props: TextProps) {
+  const { label, name, value, placeholder, set, kind, list, path, problem, help, isRequired, maxLength } = props;
+  const id = useId();
   return (
-    <label class="field">
-      <span>{label}</span>
-      <input
-        type="text"
-        inputMode={kind ?? "decimal"}
-        aria-label={name}
-        list={list}
-        value={value}
-        placeholder={placeholder}
-        onInput={(event) => set(event.currentTarget.value)}
-      />
-    </label>
+    <Field label={label} id={id} path={path} problem={problem} help={help}>
+      {(described) => (
+        <input
+          id={id}
+          type="text"
+          inputMode={kind ?? "decimal"}
+          aria-label={name}
+          list={list}
+          value={value}
+          placeholder={placeholder}
+          required={isRequired}
+          maxLength={maxLength}
+          onInput={(event) => set(event.currentTarget.value)}
+          {...described}
+        />
+      )}
+    </Field>
   );
 }
 
-export function NumberField(props: { label: string; value: number; max: number; set: (value: number) => void }) {
+interface NumberProps {
+  label: string;
+  value: number;
+  max: number;
+  set: (value: number) => void;
+  path?: string;
+}
+
+export function NumberField({ label, value, max, set, path }: NumberProps) {
+  const id = useId();
+  const problem =
+    value > max || value < 0 || !Number.isInteger(value) ? `Enter a whole number: from 0 to ${max}.` : null;
   return (
-    <label class="field short">
-      <span>{props.label}</span>
-      <input
-        type="number"
-        min={0}
-        max={props.max}
-        value={props.value}
-        onInput={(event) => props.set(Number(event.currentTarget.value))}
-      />
-    </label>
+    <Field label={label} id={id} path={path} problem={problem} isShort>
+      {(described) => (
+        <input
+          id={id}
+          type="number"
+          min={0}
+          max={max}
+          value={value}
+          onInput={(event) => set(Number(event.currentTarget.value))}
+          {...described}
+        />
+      )}
+    </Field>
   );
 }

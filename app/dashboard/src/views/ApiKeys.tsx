@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { type ApiError, post, remove } from "../api";
 import { DataTable } from "../components/DataTable";
 import { ConfirmDialog, FormDialog, SecretDialog } from "../components/Dialogs";
+import { Field, TextField } from "../components/FormFields";
 import { ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { useGet } from "../liveData";
 import type { Key, NewKey, Page } from "../types";
@@ -95,27 +96,32 @@ function CreateKeyDialog({ close }: { close: () => void }) {
   }
   return (
     <FormDialog title="New API key" action="Create key" error={error} send={send} close={close}>
-      <label class="field">
-        <span>Name</span>
-        <input
-          type="text"
-          required
-          maxLength={64}
-          value={name}
-          placeholder="nightly CI"
-          onInput={(event) => setName(event.currentTarget.value)}
-        />
-      </label>
-      <label class="field">
-        <span>Permissions</span>
-        <select value={grant} onChange={(event) => setGrant(Number(event.currentTarget.value))}>
-          {GRANTS.map(([title], index) => (
-            <option key={title} value={index}>
-              {title}
-            </option>
-          ))}
-        </select>
-      </label>
+      <TextField
+        label="Name"
+        path="name"
+        kind="text"
+        isRequired
+        maxLength={64}
+        value={name}
+        placeholder="nightly CI"
+        set={setName}
+      />
+      <Field label="Permissions" id="permissions" path="scopes">
+        {(described) => (
+          <select
+            id="permissions"
+            value={grant}
+            onChange={(event) => setGrant(Number(event.currentTarget.value))}
+            {...described}
+          >
+            {GRANTS.map(([title], index) => (
+              <option key={title} value={index}>
+                {title}
+              </option>
+            ))}
+          </select>
+        )}
+      </Field>
     </FormDialog>
   );
 }

@@ -15,21 +15,25 @@ export function BaseModelField({ value, set, changed }: BaseModelProps) {
   const models = list?.data ?? [];
   const chosen = models.find(({ id }) => id === value);
   return (
-    <Field label="Base model" id="model">
-      <select id="model" value={value} onChange={(event) => set(event.currentTarget.value)}>
-        {value && !chosen && <option key={value}>{value}</option>}
-        {models.map((model) => (
-          <option key={model.id} value={model.id}>
-            {model.id}
-            {model.is_pulled ? "" : " (not downloaded)"}
-          </option>
-        ))}
-      </select>
-      {list && chosen && !chosen.is_pulled && (
-        <p class="soft">
-          {modelFacts(chosen)}. The job downloads it first, or:{" "}
-          <Pull {...{ model: chosen, list, reload }} done={changed} />
-        </p>
+    <Field label="Base model" id="model" path="model">
+      {(described) => (
+        <>
+          <select id="model" value={value} onChange={(event) => set(event.currentTarget.value)} {...described}>
+            {value && !chosen && <option key={value}>{value}</option>}
+            {models.map((model) => (
+              <option key={model.id} value={model.id}>
+                {model.id}
+                {model.is_pulled ? "" : " (not downloaded)"}
+              </option>
+            ))}
+          </select>
+          {list && chosen && !chosen.is_pulled && (
+            <p class="soft">
+              {modelFacts(chosen)}. The job downloads it first, or:{" "}
+              <Pull {...{ model: chosen, list, reload }} done={changed} />
+            </p>
+          )}
+        </>
       )}
     </Field>
   );

@@ -19,19 +19,30 @@ export function FileField(props: {
   /** Requests the list of files again. */
   reload: () => void;
   none?: string;
+  /** Path of the file's id in the request. */
+  path: string;
 }) {
   const writes = useCan("files:write");
   return (
-    <Field label={props.label} id={props.id}>
-      <select id={props.id} value={props.value} onChange={(event) => props.set(event.currentTarget.value)}>
-        {(props.none || !props.files.length) && <option value="">{props.none ?? "no validated file"}</option>}
-        {props.files.map((file) => (
-          <option key={file.id} value={file.id}>
-            {file.filename} ({file.status_details ?? file.id})
-          </option>
-        ))}
-      </select>
-      {writes && <UploadHere id={props.id} set={props.set} reload={props.reload} />}
+    <Field label={props.label} id={props.id} path={props.path}>
+      {(described) => (
+        <>
+          <select
+            id={props.id}
+            value={props.value}
+            onChange={(event) => props.set(event.currentTarget.value)}
+            {...described}
+          >
+            {(props.none || !props.files.length) && <option value="">{props.none ?? "no validated file"}</option>}
+            {props.files.map((file) => (
+              <option key={file.id} value={file.id}>
+                {file.filename} ({file.status_details ?? file.id})
+              </option>
+            ))}
+          </select>
+          {writes && <UploadHere id={props.id} set={props.set} reload={props.reload} />}
+        </>
+      )}
     </Field>
   );
 }

@@ -1,57 +1,46 @@
-// A grader as JSON, with templates and a test on the answers in the training file.
-import { useState } from "preact/hooks";
-import { type ApiError, post } from "../api";
-import { DataTable } from "../components/DataTable";
-import { ErrorNotice, SourceChip } from "../components/primitives";
-import { answersOf, parseRow, readLines } from "../dataFile";
-import { number } from "../format";
-import { graderFromTemplate, TEMPLATES } from "./graderTemplates";
-
-const READ_BYTES = 200_000;
-const GRADED_ROWS = 3;
-const RUN = "/v1/fine_tuning/alpha/graders/run";
-
-interface Run {
-  reward: number;
-  metadata: { error: string | null };
-}
-
-interface GradedAnswer {
-  line: number;
-  source: string;
-  text: string;
-  reward: number;
-  error: string | null;
-}
+// A grader: a form, the same as JSON, the suggestion for the file, and what it pays for the answers in the file.
+import { useId } from "preact/hooks";
+import { Field, Marked } from "../components/FormFields";
+import { useGet } from "../liveData";
+import type { Schemas } from "../schemaFields";
+import type { SuggestedGrader } from "../types";
+import { GraderForm } from "./GraderForm";
+import { GraderPay } from "./GraderPay";
+import { graderFromTemplate, graderText, readGrader, TEMPLATES } from "./graderTemplates";
 
 interface Props {
+  /** The grader as JSON. */
   value: string;
   set: (value: string) => void;
   file: string;
+  /** Fields that every row of the file has. */
   fields: string[];
   problem: string | undefined;
+  /** Path of the grader in the request. */
+  path: string;
+  suggested?: SuggestedGrader | undefined;
+  /** False while the server has not accepted the grader; without it, only the JSON is checked. */
+  isValid?: boolean;
 }
 
-export function GraderField({ value, set, file, fields, problem }: Props) {
-  const [graded, setGraded] = useState<{ of: string; rows: GradedAnswer[] }>();
-  const [error, setError] = useState<ApiError>();
-  const [busy, setBusy] = useState(false);
+export function useSchemas(): Schemas | undefined {
+  return useGet<{ components: { schemas: Schemas } }>("/openapi.json").value?.components.schemas;
+}
+
+export function GraderField({ value, set, file, fields, problem, path, suggested, isValid = true }: Props) {
+  const id = useId();
+  const schemas = useSchemas();
+  const grader = readGrader(value);
   const start = (event: Event) => {
     const select = event.currentTarget as HTMLSelectElement;
-    set(graderFromTemplate(Number(select.value), fields));
+    set(graderText(graderFromTemplate(Number(select.value), fields)));
     select.value = "";
   };
-  const test = () => {
-    setBusy(true);
-    setError(undefined);
-    gradeAnswers(JSON.parse(value), file)
-      .then((rows) => setGraded({ of: value, rows }), setError)
-      .finally(() => setBusy(false));
-  };
   return (
-    <div class="field">
+    <fieldset class="grader">
+      <legend>Grader</legend>
       <div class="row between">
-        <label for="grader">Grader (JSON)</label>
+        {suggested && file ? <Suggested {...{ suggested, value, set }} /> : <span />}
         <select aria-label="Grader template" value="" onChange={start}>
           <option value="" disabled>
             Choose a template …
@@ -63,72 +52,55 @@ export function GraderField({ value, set, file, fields, problem }: Props) {
           ))}
         </select>
       </div>
-      <textarea
-        id="grader"
-        rows={Math.min(18, Math.max(7, value.split("\n").length))}
-        spellcheck={false}
-        value={value}
-        onInput={(event) => set(event.currentTarget.value)}
-      />
-      <div class="row between">
-        <p class="soft">
-          {fields.length
-            ? `All rows of this file have ${fields.map((field) => `{{item.${field}}}`).join(", ")}.`
-            : "A grader reads the answer as {{sample.output_text}} and fields of the row as {{item.field}}."}
-        </p>
-        <button type="button" disabled={Boolean(problem) || !file || busy} onClick={test}>
-          {busy ? "Grading …" : "Test on answers in the file"}
-        </button>
-      </div>
-      {problem && (
-        <p class="problem" role="alert">
-          {problem}
-        </p>
+      {schemas && grader && (
+        <GraderForm
+          schemas={schemas}
+          value={grader}
+          set={(changed) => set(graderText(changed))}
+          path={path}
+          fields={fields}
+        />
       )}
-      {error && <ErrorNotice error={error} />}
-      {graded && graded.of === value && <Grades rows={graded.rows} />}
-    </div>
+      {!grader && <p class="soft">Fix the JSON below to see the grader as a form.</p>}
+      <details open={!grader || undefined}>
+        <summary>Expert view: the grader as JSON</summary>
+        <Field label="Grader (JSON)" id={id} path={path} problem={problem}>
+          {(described) => (
+            <textarea
+              id={id}
+              rows={Math.min(18, Math.max(7, value.split("\n").length))}
+              spellcheck={false}
+              value={value}
+              onInput={(event) => set(event.currentTarget.value)}
+              {...described}
+            />
+          )}
+        </Field>
+      </details>
+      <GraderPay grader={value} file={file} isValid={isValid} />
+    </fieldset>
   );
 }
 
-/** Grades the answers in the first rows of the file. */
-async function gradeAnswers(grader: unknown, file: string): Promise<GradedAnswer[]> {
-  const { lines } = await readLines(file, READ_BYTES);
-  const rows = lines.flatMap((line, index) => {
-    const row = parseRow(line);
-    return row ? [{ line: index + 1, row }] : [];
-  });
-  const wanted = rows
-    .filter(({ row }) => answersOf(row).length)
-    .slice(0, GRADED_ROWS)
-    .flatMap(({ line, row }) => answersOf(row).map((answer) => ({ line, row, ...answer })));
-  return Promise.all(
-    wanted.map(async ({ line, row, source, text }) => {
-      const run = await post<Run>(RUN, { grader, model_sample: text, item: row });
-      return { line, source, text, reward: run.reward, error: run.metadata.error };
-    }),
-  );
-}
-
-function Grades({ rows }: { rows: GradedAnswer[] }) {
-  if (!rows.length) return <p class="soft">The first rows of this file contain no answers to grade.</p>;
-  const isFlat = new Set(rows.map((row) => row.reward)).size === 1 && rows.length > 1;
+function Suggested(props: { suggested: SuggestedGrader; value: string; set: (value: string) => void }) {
+  const { suggested, value, set } = props;
+  if (!suggested.grader)
+    return (
+      <p class="soft">
+        <Marked text={suggested.reason} />
+      </p>
+    );
+  const isUsed = JSON.stringify(readGrader(value)) === JSON.stringify(suggested.grader);
   return (
-    <>
-      <DataTable label="Grades" columns={["Line", "Answer", "Reward"]}>
-        {rows.map((row, index) => (
-          <tr key={index}>
-            <td>{row.line}</td>
-            <td class="text">
-              <SourceChip source={row.source} /> {row.text.slice(0, 200)}
-            </td>
-            <td>{row.error ? <span class="problem">✕ {row.error}</span> : <b>{number(row.reward)}</b>}</td>
-          </tr>
-        ))}
-      </DataTable>
-      {isFlat && !rows[0]?.error && (
-        <p class="soft">All answers have the same reward. That is fine if they are equally good.</p>
+    <div class="suggested">
+      <p>
+        <b>{isUsed ? "✓ Suggested for this file." : "Suggested for this file:"}</b> <Marked text={suggested.reason} />
+      </p>
+      {!isUsed && (
+        <button type="button" class="small" onClick={() => set(graderText(suggested.grader))}>
+          Use the suggested grader
+        </button>
       )}
-    </>
+    </div>
   );
 }

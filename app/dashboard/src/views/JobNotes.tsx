@@ -54,6 +54,8 @@ function NotesDialog(props: { job: Job; changed: (metadata: Job["metadata"]) => 
     <FormDialog title="Name and notes" action="Save" error={error} send={() => void send()} close={close}>
       <TextField
         label="Name"
+        path="metadata.name"
+        maxLength={MAX_LENGTH}
         kind="text"
         value={notes.name}
         placeholder={job.user_provided_suffix ?? job.id}
@@ -61,19 +63,24 @@ function NotesDialog(props: { job: Job; changed: (metadata: Job["metadata"]) => 
       />
       <TextField
         label="Tags"
+        path="metadata.tags"
+        maxLength={MAX_LENGTH}
         kind="text"
         value={notes.tags}
         placeholder="baseline, keep"
         set={(value) => set({ tags: value })}
       />
-      <Field label="Note" id="note">
-        <textarea
-          id="note"
-          rows={4}
-          maxLength={MAX_LENGTH}
-          value={notes.note}
-          onInput={(event) => set({ note: event.currentTarget.value })}
-        />
+      <Field label="Note" id="note" path="metadata.note">
+        {(described) => (
+          <textarea
+            id="note"
+            rows={4}
+            maxLength={MAX_LENGTH}
+            value={notes.note}
+            onInput={(event) => set({ note: event.currentTarget.value })}
+            {...described}
+          />
+        )}
       </Field>
     </FormDialog>
   );

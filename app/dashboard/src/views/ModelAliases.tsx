@@ -2,7 +2,9 @@
 import { useState } from "preact/hooks";
 import { type ApiError, api, remove } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
+import { Field } from "../components/FormFields";
 import { ErrorNotice } from "../components/primitives";
+import { plainMessage } from "../formProblems";
 import { useGet } from "../liveData";
 import { modelTitle } from "../modelNames";
 import { useCan } from "../session";
@@ -25,6 +27,7 @@ export function ModelAliases({ model, changed }: { model: ModelDetails; changed:
   };
   const move = (alias: string) =>
     api("PUT", `${ALIASES}/${encodeURIComponent(alias)}`, { model: model.id }).then(done, setError);
+  const refused = error?.param === "alias" ? plainMessage(error.message, error.param) : undefined;
   const others = (all.value?.data ?? []).filter((alias) => alias.model !== model.id);
   const submit = (event: Event) => {
     event.preventDefault();
@@ -54,16 +57,22 @@ export function ModelAliases({ model, changed }: { model: ModelDetails; changed:
       </ul>
       {writes && (
         <form class="row" onSubmit={submit}>
-          <input
-            type="text"
-            aria-label="Alias"
-            placeholder="prod"
-            list="other-aliases"
-            required
-            maxLength={64}
-            value={name}
-            onInput={(event) => setName(event.currentTarget.value.trim())}
-          />
+          <Field label="New alias" id="alias" problem={refused}>
+            {(described) => (
+              <input
+                id="alias"
+                type="text"
+                aria-label="Alias"
+                placeholder="prod"
+                list="other-aliases"
+                required
+                maxLength={64}
+                value={name}
+                onInput={(event) => setName(event.currentTarget.value.trim())}
+                {...described}
+              />
+            )}
+          </Field>
           <datalist id="other-aliases">
             {others.map((alias) => (
               <option key={alias.id} value={alias.id}>
@@ -74,7 +83,7 @@ export function ModelAliases({ model, changed }: { model: ModelDetails; changed:
           <button type="submit">{others.some((alias) => alias.id === name) ? "Move here" : "Add"}</button>
         </form>
       )}
-      {error && <ErrorNotice error={error} />}
+      {error && !refused && <ErrorNotice error={error} />}
       {toMove && (
         <ConfirmDialog
           title={`Move ${toMove.id}?`}

@@ -2,28 +2,41 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, post } from "../api";
-import { NumberField, TextField } from "../components/FormFields";
+import { FormErrors, focusFirstProblem, useProblem } from "../components/FormErrors";
+import { NumberField } from "../components/FormFields";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, useTitle } from "../components/primitives";
-import { number, plural } from "../format";
+import type { Problem } from "../formProblems";
 import { requestFromJob, requestSnippets } from "../jobSettings";
 import { useGet } from "../liveData";
 import { ROOT, useLocation } from "../root";
+import { jobFields, type SchemaField } from "../schemaFields";
 import { useCan } from "../session";
-import type { FileObject, FileReport, Job, Model, Page, Validation } from "../types";
+import type { FileObject, FileReport, Job, Model, Page, SuggestedGrader } from "../types";
 import { uniqueFiles } from "../uniqueFiles";
+import { AdvancedSettings, JobSetting } from "./AdvancedSettings";
 import { BaseModelField } from "./BaseModelField";
 import { Estimate } from "./Estimate";
 import { FileField } from "./FileField";
 import { NoAnswers } from "./FileState";
-import { GraderField } from "./GraderField";
-import { gradableFields, graderFromTemplate } from "./graderTemplates";
-import { EMPTY_FORM, formFromRequest, type JobForm, METHODS, requestFromForm } from "./jobForm";
+import { GraderField, useSchemas } from "./GraderField";
+import { gradableFields, graderText } from "./graderTemplates";
+import { OtherProblems, useValidation, ValidationResult } from "./JobValidation";
+import {
+  EMPTY_FORM,
+  formFromRequest,
+  isGroupMethod,
+  type JobForm,
+  METHODS,
+  methodFor,
+  OWN_INPUTS,
+  requestFromForm,
+} from "./jobForm";
 import { LintSummary } from "./LintSummary";
-import { RowsUsed } from "./RowUse";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
-const PAUSE_MS = 350;
+/** Settings that are always shown. */
+const FIRST = ["hyperparameters.n_epochs", "hyperparameters.max_steps", "suffix"];
 
 export function NewJob() {
   useTitle("New job");
@@ -41,13 +54,18 @@ function NewJobForm() {
   const { query: address, route } = useLocation();
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
+  const schemas = useSchemas();
   const [form, setForm] = useState<JobForm>({ ...EMPTY_FORM, training_file: address.training_file ?? "" });
-  const [problem, setProblem] = useState<ApiError>();
+  const [own, setOwn] = useState({ method: Boolean(address.from), grader: Boolean(address.from) });
+  const [problem, setProblem] = useState<{ of: string; error: ApiError }>();
+  const [failed, setFailed] = useState<ApiError>();
   const [sending, setSending] = useState(false);
+  const [attempt, setAttempt] = useState(0);
   const report = useGet<FileReport>(form.training_file ? `/v1/files/${form.training_file}/report` : null);
+  const suggestion = useSuggestion(form.training_file);
   useEffect(() => {
     if (address.from)
-      get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setProblem);
+      get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setFailed);
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((model) => !model.base_model);
   const ready = (files.value?.data ?? []).filter((file) => file.status === "processed");
@@ -56,173 +74,205 @@ function NewJobForm() {
     const [base, file] = [bases[0]?.id, ready[0]?.id];
     setForm((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
   }, [models.value, files.value]);
-  const { body, error: broken } = useMemo(() => requestFromForm(form), [form]);
-  const checked = useValidation(broken || !form.model || !form.training_file ? null : body);
+  const fields = useMemo(() => jobFields(schemas ?? {}, form.method, OWN_INPUTS), [schemas, form.method]);
+  const { body, error: broken } = useMemo(() => requestFromForm(form, fields.settings), [form, fields]);
+  const checked = useValidation(broken || !schemas || !form.model || !form.training_file ? null : body);
   const set = (changed: Partial<JobForm>) => setForm((old) => ({ ...old, ...changed }));
+  // The method and the grader follow the file until the user chooses others.
+  useEffect(() => {
+    if (report.value?.file_id !== form.training_file || suggestion?.of !== form.training_file) return;
+    const { suggested } = suggestion;
+    const grader = suggested?.grader ? graderText(suggested.grader) : EMPTY_FORM.grader;
+    set({
+      ...(own.method ? {} : { method: methodFor(report.value.report, suggested) }),
+      ...(own.grader ? {} : { grader }),
+    });
+  }, [report.value, suggestion]);
+  const text = JSON.stringify(body);
+  const problems = useMemo((): Problem[] => {
+    // Problems stay until the changed request is validated: they would flicker while the user types.
+    return problem?.of === text ? [problem.error] : (checked?.validation.errors ?? []);
+  }, [problem, checked, text]);
   const send = (event: Event) => {
     event.preventDefault();
+    setAttempt((old) => old + 1);
+    const isKnown = broken || checked?.of === text;
+    if (isKnown && focusFirstProblem(event.currentTarget as HTMLFormElement)) return;
     setSending(true);
     setProblem(undefined);
     post<Job>(JOBS, body)
-      .then((job) => route(`/ui/jobs/${job.id}`), setProblem)
+      .then(
+        (job) => route(`/ui/jobs/${job.id}`),
+        (error: ApiError) => {
+          setProblem({ of: text, error });
+          setAttempt((old) => old + 1);
+        },
+      )
       .finally(() => setSending(false));
   };
-  const fields = gradableFields(report.value?.report);
-  // The defaults depend on the file: pairs, a grader for its fields, or imitation if it has no fields to grade.
-  useEffect(() => {
-    if (!report.value?.report || address.from) return;
-    const imitating = { method: report.value.report.preference_rows ? ("dpo" as const) : ("supervised" as const) };
-    const fitting = fields.length && imitating.method !== "dpo" ? { grader: graderFromTemplate(0, fields) } : imitating;
-    setForm((old) => (old.grader === EMPTY_FORM.grader ? { ...old, ...fitting } : old));
-  }, [report.value]);
   if (models.error) return <ErrorNotice error={models.error} retry={models.reload} />;
-  if (!models.value || !files.value) return <Loading what="models and files" />;
-  const isGroup = form.method === "gft" || form.method === "reinforcement";
+  if (!models.value || !files.value || !schemas) return <Loading what="models and files" />;
+  const isGroup = isGroupMethod(form.method);
+  const values = { settings: form.settings, job: form.job };
+  const change = (scope: "settings" | "job", changed: Record<string, unknown>) => set({ [scope]: changed });
+  const isFirst = ({ path }: SchemaField) => FIRST.includes(path);
+  const hasTeacher = form.method === "gft" && form.teacher > 0 && Boolean(form.teacher_settings.model);
+  const [group, graderPath] = [`method.${form.method}.group`, `method.${form.method}.grader`];
+  const grader = (
+    <GraderField
+      value={form.grader}
+      set={(changed) => {
+        const followed = suggestion?.suggested?.grader;
+        setOwn((old) => ({ ...old, grader: !followed || changed !== graderText(followed) }));
+        set({ grader: changed });
+      }}
+      file={form.training_file}
+      fields={gradableFields(report.value?.report)}
+      problem={broken}
+      path={graderPath}
+      isValid={checked?.of === text && !problems.some(({ param }) => param?.startsWith(graderPath))}
+      suggested={suggestion?.of === form.training_file ? suggestion.suggested : undefined}
+    />
+  );
   return (
     <>
       <div class="title">
         <h1>New job</h1>
       </div>
       <div class="halves">
-        <form onSubmit={send} class="form">
-          <BaseModelField value={form.model} set={(model) => set({ model })} changed={models.reload} />
-          <FileField
-            label="Training file"
-            id="training"
-            files={offered}
-            value={form.training_file}
-            set={(training_file) => set({ training_file })}
-            reload={files.reload}
-          />
-          {ready.find((file) => file.id === form.training_file)?.has_answers === false && (
-            <NoAnswers id={form.training_file} />
-          )}
-          <FileField
-            label="Held-out file"
-            id="validation"
-            files={offered}
-            value={form.validation_file}
-            set={(validation_file) => set({ validation_file })}
-            reload={files.reload}
-            none="none: no evaluation before and after training"
-          />
-          <fieldset class="choices">
-            <legend>Method</legend>
-            {METHODS.map(({ name, title, text }) => (
-              <label key={name} class={form.method === name ? "chosen" : ""}>
-                <input
-                  type="radio"
-                  name="method"
-                  checked={form.method === name}
-                  onChange={() => set({ method: name })}
-                />
-                <span>
-                  <b>{title}</b> {text}
-                </span>
-              </label>
-            ))}
-          </fieldset>
-          {isGroup && (
-            <>
-              <GraderField
-                value={form.grader}
-                set={(grader) => set({ grader })}
-                file={form.training_file}
-                fields={fields}
-                problem={broken}
-              />
-              <fieldset class="row">
-                <legend>Answers per group</legend>
-                {form.method === "gft" && (
-                  <>
-                    <NumberField label="expert" value={form.expert} max={1} set={(expert) => set({ expert })} />
-                    <NumberField label="teacher" value={form.teacher} max={32} set={(teacher) => set({ teacher })} />
-                  </>
-                )}
-                <NumberField label="self" value={form.self} max={64} set={(self) => set({ self })} />
-              </fieldset>
-              {form.method === "gft" && form.teacher > 0 && (
-                <TeacherField
-                  value={form.teacher_settings}
-                  set={(teacher_settings) => set({ teacher_settings })}
-                  bases={bases}
-                  count={form.teacher}
-                />
-              )}
-            </>
-          )}
-          <fieldset class="row">
-            <legend>Training length</legend>
-            <TextField label="Epochs" value={form.n_epochs} placeholder="auto" set={(n_epochs) => set({ n_epochs })} />
-            <TextField
-              label="Max steps"
-              value={form.max_steps}
-              placeholder="no limit"
-              set={(max_steps) => set({ max_steps })}
+        <form onSubmit={send} class="form" noValidate>
+          <FormErrors problems={problems} focusOn={attempt} rest={(others) => <OtherProblems problems={others} />}>
+            {failed && <ErrorNotice error={failed} />}
+            <BaseModelField value={form.model} set={(model) => set({ model })} changed={models.reload} />
+            <FileField
+              label="Training file"
+              id="training"
+              path="training_file"
+              files={offered}
+              value={form.training_file}
+              set={(training_file) => set({ training_file })}
+              reload={files.reload}
             />
-          </fieldset>
-          <details>
-            <summary>More settings</summary>
-            <div class="row wrap">
-              <TextField
-                label="Batch size"
-                value={form.batch_size}
-                placeholder="auto"
-                set={(batch_size) => set({ batch_size })}
-              />
-              <TextField
-                label="Learning-rate multiplier"
-                value={form.learning_rate_multiplier}
-                placeholder="auto"
-                set={(learning_rate_multiplier) => set({ learning_rate_multiplier })}
-              />
-              <TextField label="LoRA rank" value={form.lora_r} placeholder="16" set={(lora_r) => set({ lora_r })} />
-              {form.method === "gft" && (
-                <TextField label="tau" value={form.tau} placeholder="0.7" set={(tau) => set({ tau })} />
+            {ready.find((file) => file.id === form.training_file)?.has_answers === false && (
+              <NoAnswers id={form.training_file} />
+            )}
+            <FileField
+              label="Held-out file"
+              id="validation"
+              path="validation_file"
+              files={offered}
+              value={form.validation_file}
+              set={(validation_file) => set({ validation_file })}
+              reload={files.reload}
+              none="none: no evaluation before and after training"
+            />
+            <fieldset class="choices">
+              <legend>Method</legend>
+              {METHODS.map(({ name, title, text: help }) => (
+                <label key={name} class={form.method === name ? "chosen" : ""}>
+                  <input
+                    type="radio"
+                    name="method"
+                    checked={form.method === name}
+                    onChange={() => {
+                      setOwn((old) => ({ ...old, method: true }));
+                      set({ method: name });
+                    }}
+                  />
+                  <span>
+                    <b>{title}</b> {help}
+                  </span>
+                </label>
+              ))}
+            </fieldset>
+            {isGroup ? (
+              <>
+                {grader}
+                <fieldset class="row">
+                  <legend>Answers per group</legend>
+                  {form.method === "gft" && (
+                    <>
+                      <NumberField
+                        label="expert"
+                        path={`${group}.expert`}
+                        value={form.expert}
+                        max={1}
+                        set={(expert) => set({ expert })}
+                      />
+                      <NumberField
+                        label="teacher"
+                        path={`${group}.teacher`}
+                        value={form.teacher}
+                        max={32}
+                        set={(teacher) => set({ teacher })}
+                      />
+                    </>
+                  )}
+                  <NumberField
+                    label="self"
+                    path={`${group}.self`}
+                    value={form.self}
+                    max={64}
+                    set={(self) => set({ self })}
+                  />
+                  <GroupProblem path={group} />
+                </fieldset>
+                {form.method === "gft" && form.teacher > 0 && (
+                  <TeacherField
+                    value={form.teacher_settings}
+                    set={(teacher_settings) => set({ teacher_settings })}
+                    bases={bases}
+                    count={form.teacher}
+                  />
+                )}
+              </>
+            ) : (
+              <>
+                <label class="row">
+                  <input
+                    type="checkbox"
+                    checked={form.gradesHeldOut}
+                    onChange={(event) => set({ gradesHeldOut: event.currentTarget.checked })}
+                  />
+                  Grade the answers to held-out rows
+                </label>
+                {form.gradesHeldOut && grader}
+              </>
+            )}
+            <fieldset>
+              <legend>Training length</legend>
+              <div class="settings-grid">
+                {fields.settings.filter(isFirst).map((field) => (
+                  <JobSetting
+                    key={field.path}
+                    {...{ field, method: form.method, values: form.settings, set: change }}
+                    scope="settings"
+                  />
+                ))}
+              </div>
+            </fieldset>
+            <AdvancedSettings
+              settings={fields.settings.filter(
+                (field) => !isFirst(field) && (hasTeacher || !field.path.startsWith("teacher.")),
               )}
-              {form.method === "dpo" && (
-                <TextField label="beta" value={form.beta} placeholder="0.1" set={(beta) => set({ beta })} />
-              )}
-              <TextField
-                label="Max tokens per answer"
-                value={form.max_tokens}
-                placeholder="256"
-                set={(max_tokens) => set({ max_tokens })}
+              job={fields.job.filter((field) => !isFirst(field))}
+              values={values}
+              set={change}
+              method={form.method}
+            />
+            <TrackersField value={form.integrations} set={(integrations) => set({ integrations })} />
+            {fields.job.filter(isFirst).map((field) => (
+              <JobSetting
+                key={field.path}
+                {...{ field, method: form.method, values: form.job, set: change }}
+                scope="job"
               />
-              <TextField label="Seed" value={form.seed} placeholder="random" set={(seed) => set({ seed })} />
-              <TextField
-                label="Gate"
-                value={form.gate}
-                placeholder="eval/accuracy >= 0.8"
-                set={(gate) => set({ gate })}
-                kind="text"
-              />
-              <TextField
-                label="Alias for the model"
-                value={form.alias}
-                placeholder="prod"
-                set={(alias) => set({ alias })}
-                kind="text"
-              />
-            </div>
-          </details>
-          <TrackersField value={form.integrations} set={(integrations) => set({ integrations })} />
-          <TextField
-            label="Name (suffix)"
-            value={form.suffix}
-            placeholder="my-first-run"
-            set={(suffix) => set({ suffix })}
-            kind="text"
-          />
-          {problem && <ErrorNotice error={problem} />}
+            ))}
+          </FormErrors>
           <ValidationResult checked={checked?.validation} />
           {checked?.validation.lint && <LintSummary lint={checked.validation.lint} file={form.training_file} />}
           {checked?.validation.plan && <Estimate text={checked.of} />}
-          <button
-            type="submit"
-            class="primary"
-            disabled={sending || Boolean(broken) || checked?.validation.valid === false}
-          >
+          <button type="submit" class="primary" disabled={sending}>
             {sending ? "Creating …" : "Create job"}
           </button>
         </form>
@@ -239,76 +289,25 @@ function NewJobForm() {
   );
 }
 
-interface Checked {
-  /** The validated request, as text. */
-  of: string;
-  validation: Validation;
+/** A problem of the group as a whole, such as a group without contrast. */
+function GroupProblem({ path }: { path: string }) {
+  const problem = useProblem(path);
+  return problem ? <p class="problem">✕ {problem}</p> : null;
 }
 
-/** The server's validation of a request, requested a moment after the last change. */
-function useValidation(body: unknown): Checked | undefined {
-  const [checked, setChecked] = useState<Checked>();
-  const text = body === null ? null : JSON.stringify(body);
+/** The grader that the server suggests for a file; undefined in `suggested` if it cannot. */
+function useSuggestion(file: string): { of: string; suggested: SuggestedGrader | undefined } | undefined {
+  const [suggestion, setSuggestion] = useState<{ of: string; suggested: SuggestedGrader | undefined }>();
   useEffect(() => {
-    if (text === null) {
-      setChecked(undefined);
-      return;
-    }
+    if (!file) return;
     let current = true;
-    const timer = setTimeout(() => {
-      post<Validation>(`${JOBS}/validate`, JSON.parse(text)).then(
-        (validation) => current && setChecked({ of: text, validation }),
-        (error: ApiError) => {
-          const errors = [{ code: error.code, message: error.message, param: error.param }];
-          if (current)
-            setChecked({
-              of: text,
-              validation: { object: "fine_tuning.job.validation", valid: false, errors, warnings: [], plan: null },
-            });
-        },
-      );
-    }, PAUSE_MS);
+    get<SuggestedGrader>(`/v1/files/${file}/suggested_grader`).then(
+      (suggested) => current && setSuggestion({ of: file, suggested }),
+      () => current && setSuggestion({ of: file, suggested: undefined }),
+    );
     return () => {
       current = false;
-      clearTimeout(timer);
     };
-  }, [text]);
-  return checked;
-}
-
-function ValidationResult({ checked }: { checked: Validation | undefined }) {
-  if (!checked) return null;
-  if (!checked.valid) {
-    return (
-      <>
-        <ul class="notice bad plain" role="alert">
-          {checked.errors.map(({ message, param }) => (
-            <li key={message}>
-              {param && <code>{param}</code>} {message}
-            </li>
-          ))}
-        </ul>
-        <RowsUsed of={checked} />
-      </>
-    );
-  }
-  const plan = checked.plan;
-  return (
-    <>
-      <p class={`notice ${checked.warnings.length ? "hold" : "good"}`} role="status">
-        {checked.warnings.length ? "⚠ Valid, with warnings." : "✓ Valid."}{" "}
-        {plan
-          ? `${plural(plan.rows, "row")}, ${plural(plan.total_steps, "step")}, learning rate ${number(plan.learning_rate)}.`
-          : "The plan appears when the file is validated."}
-      </p>
-      <RowsUsed of={checked} />
-      {checked.warnings.length > 0 && (
-        <ul class="notice hold plain" role="status">
-          {checked.warnings.map(({ message }) => (
-            <li key={message}>⚠ {message}</li>
-          ))}
-        </ul>
-      )}
-    </>
-  );
+  }, [file]);
+  return suggestion;
 }

@@ -46,7 +46,14 @@ function RegradeForm({ job, step }: { job: Job; step: number | undefined }) {
   };
   return (
     <section class="panel regrade" aria-label="Regrade">
-      <GraderField value={text} set={setText} file={job.training_file} fields={fields} problem={problem} />
+      <GraderField
+        value={text}
+        set={setText}
+        file={job.training_file}
+        fields={fields}
+        problem={problem}
+        path="grader"
+      />
       <button type="button" class="primary" disabled={busy || problem !== undefined} onClick={run}>
         {busy ? "Grading …" : step === undefined ? `Regrade ${MAX_GROUPS} groups of all steps` : `Regrade step ${step}`}
       </button>

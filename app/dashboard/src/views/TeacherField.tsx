@@ -31,6 +31,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
       <div class="row wrap">
         <TextField
           label="Model"
+          path="method.gft.teacher.model"
           name="Teacher model"
           kind="text"
           list="teachers"
@@ -47,6 +48,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
           <>
             <TextField
               label="Server URL"
+              path="method.gft.teacher.base_url"
               kind="url"
               value={value.base_url}
               placeholder="this server"
@@ -54,6 +56,7 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
             />
             <TextField
               label="Temperature"
+              path="method.gft.teacher.sampling.temperature"
               name="Teacher temperature"
               value={value.temperature}
               placeholder="same as the job"
@@ -61,12 +64,14 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
             />
             <TextField
               label="Token budget"
+              path="method.gft.teacher.budget.tokens"
               value={value.tokens}
               placeholder="no limit"
               set={(tokens) => change({ tokens })}
             />
             <TextField
               label="Request budget"
+              path="method.gft.teacher.budget.requests"
               value={value.requests}
               placeholder="no limit"
               set={(requests) => change({ requests })}

@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { type ApiError, get, post, query, remove } from "../api";
 import { DataTable } from "../components/DataTable";
 import { ConfirmDialog, FormDialog, SecretDialog } from "../components/Dialogs";
+import { TextField } from "../components/FormFields";
 import { EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { plural } from "../format";
 import { useGet, useProjectStream } from "../liveData";
@@ -259,21 +260,17 @@ function CreateWebhookDialog({ close }: { close: () => void }) {
       send={send}
       close={close}
     >
-      <label class="field">
-        <span>Name</span>
-        <input
-          type="text"
-          required
-          maxLength={128}
-          value={name}
-          placeholder="deployments"
-          onInput={(event) => setName(event.currentTarget.value)}
-        />
-      </label>
-      <label class="field">
-        <span>URL</span>
-        <input type="text" required value={url} onInput={(event) => setUrl(event.currentTarget.value)} />
-      </label>
+      <TextField
+        label="Name"
+        path="name"
+        kind="text"
+        isRequired
+        maxLength={128}
+        value={name}
+        placeholder="deployments"
+        set={setName}
+      />
+      <TextField label="URL" path="url" kind="url" isRequired value={url} set={setUrl} />
       <fieldset>
         <legend>Events</legend>
         {(types.value?.data ?? [...chosen]).map((type) => (

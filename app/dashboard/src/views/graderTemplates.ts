@@ -1,4 +1,4 @@
-// Grader templates for the fields of a file.
+// Grader templates for the fields of a file, at least one for each type.
 
 import { ROW_FIELDS } from "../dataFile";
 
@@ -19,45 +19,27 @@ export function guessReferenceField(fields: string[]): string {
   );
 }
 
-type Grader = Record<string, unknown>;
+export type Grader = Record<string, unknown>;
+
+const ANSWER = "{{sample.output_text}}";
+const check = (operation: string) => (reference: string) => ({
+  ...{ type: "string_check", name: "answer", input: ANSWER, operation, reference },
+});
+const math = (answer: string) => (reference: string) => ({ type: "math", name: "answer", reference, answer });
+const judged = (task: string) => (reference: string) => [
+  { role: "system", content: task },
+  { role: "user", content: `Right answer: ${reference}\n\nAnswer: ${ANSWER}` },
+];
 
 export const TEMPLATES: { title: string; make: (reference: string) => Grader }[] = [
-  {
-    title: "Last number is correct",
-    make: (reference) => ({ type: "math", name: "answer", reference, answer: "last_number" }),
-  },
-  {
-    title: "Expression is equal",
-    make: (reference) => ({ type: "math", name: "answer", reference, answer: "expression" }),
-  },
-  {
-    title: "Text is equal",
-    make: (reference) => ({
-      type: "string_check",
-      name: "exact",
-      input: "{{sample.output_text}}",
-      operation: "eq",
-      reference,
-    }),
-  },
-  {
-    title: "Text contains the reference",
-    make: (reference) => ({
-      type: "string_check",
-      name: "contains",
-      input: "{{sample.output_text}}",
-      operation: "ilike",
-      reference,
-    }),
-  },
+  { title: "Last number is correct", make: math("last_number") },
+  { title: "Expression is equal", make: math("expression") },
+  { title: "Text is equal", make: check("eq") },
+  { title: "Text contains the reference", make: check("ilike") },
   {
     title: "Similarity of texts",
     make: (reference) => ({
-      type: "text_similarity",
-      name: "alike",
-      input: "{{sample.output_text}}",
-      evaluation_metric: "rouge_l",
-      reference,
+      ...{ type: "text_similarity", name: "answer", input: ANSWER, evaluation_metric: "rouge_l", reference },
     }),
   },
   {
@@ -81,6 +63,30 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   {
+    title: "Judge that scores from 0 to 1",
+    make: (reference) => ({
+      type: "score_model",
+      name: "judge",
+      model: "",
+      input: judged("Score how well the answer agrees with the right answer: 1 is full agreement, 0 is none.")(
+        reference,
+      ),
+    }),
+  },
+  {
+    title: "Judge that chooses a label",
+    make: (reference) => ({
+      type: "label_model",
+      name: "judge",
+      model: "",
+      labels: ["right", "wrong"],
+      passing_labels: ["right"],
+      input: judged("Say whether the answer agrees with the right answer.")(reference),
+    }),
+  },
+  { title: "Your own server", make: () => ({ type: "endpoint", name: "server", url: "https://" }) },
+  { title: "Verifier of the row", make: () => ({ type: "reasoning_gym", name: "answer" }) },
+  {
     title: "Several graders combined",
     make: (reference) => ({
       type: "multi",
@@ -98,7 +104,34 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
   },
 ];
 
-/** Returns a template as JSON text, for a file with these fields. */
-export function graderFromTemplate(template: number, fields: string[]): string {
-  return JSON.stringify(TEMPLATES[template]?.make(`{{item.${guessReferenceField(fields)}}}`), null, 2);
+/** Returns a template for a file with these fields. */
+export function graderFromTemplate(template: number, fields: string[]): Grader {
+  return TEMPLATES[template]?.make(`{{item.${guessReferenceField(fields)}}}`) ?? {};
+}
+
+/** Returns a grader of another type: its template, with the texts of the old one that it has too. */
+export function withType(old: Grader, type: string, fields: string[]): Grader {
+  const template = TEMPLATES.findIndex(({ make }) => make("").type === type);
+  const made = template < 0 ? { type } : graderFromTemplate(template, fields);
+  const kept = ["name", "reference"].filter((name) => name in made && typeof old[name] === "string");
+  return { ...made, ...Object.fromEntries(kept.map((name) => [name, old[name]])) };
+}
+
+/** Returns a grader as JSON for people. */
+export const graderText = (grader: unknown): string => JSON.stringify(grader, null, 2);
+
+/** Returns the grader that a JSON text is; null if it is none. */
+export function readGrader(text: string): Grader | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Grader) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a grader calls another server for each answer, which may cost money. */
+export function callsServer(grader: Grader | null): boolean {
+  const parts = grader?.type === "multi" ? Object.values((grader.graders as Record<string, Grader>) ?? {}) : [grader];
+  return parts.some((part) => ["score_model", "label_model", "endpoint"].includes(String(part?.type)));
 }

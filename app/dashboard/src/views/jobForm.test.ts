@@ -1,23 +1,31 @@
 import { describe, expect, it } from "vitest";
-import { EMPTY_FORM, formFromRequest, requestFromForm } from "./jobForm";
+import { SCHEMAS } from "../exampleSchemas";
+import { jobFields } from "../schemaFields";
+import type { SuggestedGrader } from "../types";
+import {
+  EMPTY_FORM,
+  formFromRequest,
+  type JobForm,
+  type MethodName,
+  methodFor,
+  OWN_INPUTS,
+  requestFromForm,
+} from "./jobForm";
+
+const send = (form: JobForm) => requestFromForm(form, jobFields(SCHEMAS, form.method, OWN_INPUTS).settings);
+const settingsOf = (form: JobForm) => (send(form).body.method as Record<string, unknown>)[form.method];
 
 describe("the form of a job", () => {
   it("sends filled fields only", () => {
-    const { body } = requestFromForm({
-      ...EMPTY_FORM,
-      model: "m",
-      training_file: "f",
-      method: "supervised",
-      n_epochs: "3",
-    });
-    expect(body).toEqual({
-      model: "m",
-      training_file: "f",
-      method: { type: "supervised", supervised: { hyperparameters: { n_epochs: 3 } } },
-    });
+    const settings = { hyperparameters: { n_epochs: 3 } };
+    const { body } = send({ ...EMPTY_FORM, model: "m", training_file: "f", method: "supervised", settings });
+    expect(body).toEqual({ model: "m", training_file: "f", method: { type: "supervised", supervised: settings } });
   });
-  it("reports an invalid grader", () => {
-    expect(requestFromForm({ ...EMPTY_FORM, grader: "{" }).error).toMatch(/Invalid JSON/);
+  it("reports an invalid grader, unless there is none", () => {
+    expect(send({ ...EMPTY_FORM, grader: "{" }).error).toMatch(/Invalid JSON/);
+    const imitation: JobForm = { ...EMPTY_FORM, method: "supervised", grader: "{" };
+    expect(send(imitation).error).toBeUndefined();
+    expect(send({ ...imitation, gradesHeldOut: true }).error).toMatch(/Invalid JSON/);
   });
   it("clones all settings of a job", () => {
     const method = {
@@ -47,7 +55,7 @@ describe("the form of a job", () => {
       integrations,
       chat_template_kwargs,
     };
-    const { body } = requestFromForm(formFromRequest({ model: "m", training_file: "f", method, ...rest }));
+    const { body } = send(formFromRequest({ model: "m", training_file: "f", method, seed: 7, ...rest }));
     const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
     expect(body).toEqual({
       model: "m",
@@ -56,22 +64,25 @@ describe("the form of a job", () => {
       ...rest,
     });
   });
-  it("keeps the settings of pairs", () => {
+  it("keeps the settings of pairs, and sends them to no other method", () => {
     const dpo = { hyperparameters: { beta: 0.2, label_smoothing: 0.1, n_epochs: 2 } };
     const form = formFromRequest({ model: "m", training_file: "f", method: { type: "dpo", dpo } });
-    expect(requestFromForm(form).body.method).toMatchObject({ type: "dpo", dpo });
-    const { supervised } = requestFromForm({ ...form, method: "supervised" }).body.method as Record<string, object>;
-    expect(supervised).toMatchObject({ hyperparameters: { n_epochs: 2 } });
-    expect(JSON.stringify(supervised)).not.toMatch(/beta|label_smoothing/);
+    expect(settingsOf(form)).toEqual(dpo);
+    expect(settingsOf({ ...form, method: "supervised" })).toEqual({ hyperparameters: { n_epochs: 2 } });
   });
-  it("omits settings of other methods", () => {
+  it("leaves the teacher out if groups have no teacher answers", () => {
     const teacher_settings = { ...EMPTY_FORM.teacher_settings, model: "large" };
-    const form = { ...EMPTY_FORM, teacher_settings, rest: { kl_coefficient: 0.1, evaluation: { patience: 2 } } };
-    const settings = (changed: object) =>
-      Object.values(requestFromForm({ ...form, ...changed }).body.method as object)[1];
-    expect(settings({})).toMatchObject({ teacher: { model: "large" }, kl_coefficient: 0.1 });
-    expect(settings({ teacher: 0 })).not.toHaveProperty("teacher");
-    expect(settings({ method: "supervised" })).toEqual({ evaluation: { patience: 2 } });
-    expect(settings({ rest: { train_turns: "last" } })).not.toHaveProperty("train_turns");
+    const form = { ...EMPTY_FORM, teacher_settings, settings: { teacher: { sampling: { max_tokens: 9 } } } };
+    expect(settingsOf(form)).toMatchObject({ teacher: { model: "large", sampling: { max_tokens: 9 } } });
+    expect(settingsOf({ ...form, teacher: 0 })).not.toHaveProperty("teacher");
+  });
+  it.each([
+    [{ preference_rows: 3 }, null, "dpo"],
+    [{ expert_rows: 3 }, "answer", "gft"],
+    [{ expert_rows: 3 }, null, "supervised"],
+    [{ teacher_rows: 3 }, "answer", "gft"],
+    [{ prompt_only_rows: 3 }, "answer", "reinforcement"],
+  ] as [Record<string, number>, string | null, MethodName][])("chooses a method for %j", (report, field, method) => {
+    expect(methodFor(report, { field } as SuggestedGrader)).toBe(method);
   });
 });

@@ -4,7 +4,6 @@ import heldOut from "../../../../examples/arithmetic.heldout.jsonl?url";
 import training from "../../../../examples/arithmetic.train.jsonl?url";
 import { failure, get, JOBS, post, query, upload } from "../api";
 import type { FileObject, Job, Page } from "../types";
-import { EMPTY_FORM, type JobForm, requestFromForm } from "./jobForm";
 
 /** The smallest model of the catalogue. */
 export const SMALL_MODEL = "smollm2-135m-instruct";
@@ -26,16 +25,21 @@ export const HELD_OUT: SampleFile = {
   sha256: "5c6e635524b843811a8d22065bcc6bae908f8f672f700301ba6c04e697bef543",
 };
 
-/** Settings with which SMALL_MODEL learns to add within minutes on a CPU; the form's default grader fits the rows. */
-const SETTINGS: Partial<JobForm> = {
-  suffix: "sample",
-  batch_size: "8",
-  max_steps: "14",
-  learning_rate_multiplier: "60",
-  max_tokens: "64",
-  rest: {
-    sampling: { temperature: 0.7 },
-    hyperparameters: { lr_schedule: "cosine", eval_interval: 7, eval_samples: 100 },
+/** Settings with which SMALL_MODEL learns to add within minutes on a CPU. */
+const METHOD = {
+  type: "gft",
+  gft: {
+    grader: { type: "math", name: "answer", reference: "{{item.reference_answer}}", answer: "last_number" },
+    group: { expert: 1, teacher: 3, self: 4 },
+    sampling: { temperature: 0.7, max_tokens: 64 },
+    hyperparameters: {
+      batch_size: 8,
+      max_steps: 14,
+      learning_rate_multiplier: 60,
+      lr_schedule: "cosine",
+      eval_interval: 7,
+      eval_samples: 100,
+    },
   },
 };
 
@@ -51,5 +55,5 @@ async function ensureFile({ name, url, sha256 }: SampleFile): Promise<string> {
 /** Creates the sample job; it starts when the server has validated the files. */
 export async function createSampleJob(model: string): Promise<Job> {
   const [training_file, validation_file] = await Promise.all([ensureFile(TRAINING), ensureFile(HELD_OUT)]);
-  return post<Job>(JOBS, requestFromForm({ ...EMPTY_FORM, ...SETTINGS, model, training_file, validation_file }).body);
+  return post<Job>(JOBS, { model, training_file, validation_file, suffix: "sample", method: METHOD });
 }

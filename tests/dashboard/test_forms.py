@@ -1,0 +1,118 @@
+"""Forms: settings that follow the file, and errors at their fields."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.dashboard.test_dashboard import Picture, SignIn, upload
+from tests.dashboard.test_pages import violations
+from tests.tiny_model import write_rows
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def sums(client: OpenAI, tmp_path: Path) -> str:
+    """Id of a validated file of additions."""
+    return upload(client, tmp_path / "rows.jsonl", 16)
+
+
+def test_form_fits_the_file(page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, tmp_path: Path) -> None:
+    """The method and the grader follow the chosen file, until the user chooses others."""
+    moods = [json.dumps({"prompt": "?", "completion": mood, "label": mood}) for mood in ("good", "bad") * 6]
+    plain = json.dumps({"prompt": "Tell me a story.", "completion": "Once upon a time there was a fox."})
+    contents = ("\n".join(moods).encode(), plain.encode(), write_rows(tmp_path / "sums.jsonl", 8).read_bytes())
+    labels, story, numbers = (
+        client.files.create(file=(f"{index}.jsonl", content), purpose="fine-tune").id
+        for index, content in enumerate(contents)
+    )
+    eventually(
+        lambda: all(client.files.retrieve(file).status == "processed" for file in (labels, story, numbers)), 60.0
+    )
+    sign_in(page, f"/ui/new?training_file={labels}")
+    training = page.get_by_label("Training file", exact=True)
+    kind = page.get_by_label("Grader type")
+    pay = page.get_by_role("region", name="Grades of the answers in the file")
+    expect(kind).to_have_value("string_check")
+    expect(page.get_by_text("✓ Suggested for this file.")).to_be_visible()
+    expect(page.get_by_text("one of 2 labels (bad, good)")).to_be_visible()
+    expect(pay).to_contain_text("12 of 12 demonstrations pass")
+    page.get_by_label("Reference", exact=True).fill("good")
+    expect(pay).to_contain_text("6 of 12 demonstrations pass")
+    expect(pay.get_by_role("list", name="Distribution of the rewards").get_by_role("listitem")).to_have_count(2)
+    pay.get_by_text("Lowest rewards").click()
+    expect(pay.get_by_role("row").nth(1)).to_contain_text("bad")
+    picture(page, "new-job-suggested")
+    page.get_by_role("button", name="Use the suggested grader").click()
+    page.reload()
+    training.select_option(story)
+    expect(page.get_by_role("radio", name=re.compile("^Supervised"))).to_be_checked()
+    training.select_option(numbers)
+    expect(page.get_by_role("radio", name=re.compile("^GFT"))).to_be_checked()
+    expect(kind).to_have_value("math")
+    page.get_by_role("radio", name=re.compile("^Reinforcement")).check()
+    training.select_option(story)
+    expect(kind).to_have_value("text_similarity")
+    expect(page.get_by_role("radio", name=re.compile("^Reinforcement"))).to_be_checked()
+
+
+def test_errors_stand_at_their_fields(page: Page, sign_in: SignIn, picture: Picture, sums: str) -> None:
+    sign_in(page, f"/ui/new?training_file={sums}")
+    name = page.get_by_label("Name (suffix)")
+    name.fill("sft one")
+    expect(name).to_have_accessible_description(re.compile("Must use 1 to 64 letters, digits"))
+    page.get_by_text("Advanced settings").click()
+    temperature = page.get_by_label("Temperature", exact=True)
+    temperature.fill("3")
+    expect(temperature).to_have_accessible_description(re.compile(r"Enter a number: more than 0 and at most 2\."))
+    page.get_by_label("Alpha", exact=True).fill("64")
+    page.get_by_label("Metadata").fill("team=search")
+    request = page.get_by_role("region", name="Request", exact=True).locator("pre").first
+    expect(request).to_contain_text('"alpha": 64')
+    expect(request).to_contain_text('"team": "search"')
+    assert "sft one" in (request.text_content() or "")
+    assert violations(page) == []
+    picture(page, "new-job-errors")
+    page.set_viewport_size({"width": 390, "height": 844})
+    picture(page, "new-job-errors-narrow")
+    page.set_viewport_size({"width": 1360, "height": 900})
+    page.get_by_text("Advanced settings").click()
+    expect(page.get_by_text("✕ 2 settings to fix")).to_be_visible()
+    page.get_by_role("button", name="Create job").click()
+    expect(temperature).to_be_focused()
+    temperature.fill("")
+    expect(page.get_by_text("✕ 1 setting to fix")).to_be_visible()
+    page.get_by_role("button", name="Create job").click()
+    expect(name).to_be_focused()
+    page.get_by_text("Expert view").click()
+    page.get_by_label("Grader (JSON)").fill(json.dumps({"type": "regex", "name": "any", "pattern": "["}))
+    pattern = page.get_by_label("Pattern", exact=True)
+    expect(pattern).to_have_value("[")
+    expect(pattern).to_have_accessible_description(re.compile("Is not a regular expression"))
+    pattern.fill("[0-9]")
+    expect(page.get_by_label("Grader (JSON)")).to_have_value(re.compile(r'"pattern": "\[0-9\]"'))
+
+    for number, template in enumerate(("Several graders combined", "Judge that scores from 0 to 1")):
+        page.get_by_label("Grader template").select_option(label=template)
+        assert violations(page) == []
+        picture(page, f"new-job-grader-{number}")
+    expect(page.get_by_role("button", name="Test on about 8 answers")).to_be_visible()
+    page.get_by_role("button", name="Use dark colours").click()
+    assert violations(page, "color-contrast") == []
+    picture(page, "new-job-grader-dark")
+
+
+def test_errors_in_dialogs(context: BrowserContext, root: str, sign_in: SignIn, picture: Picture) -> None:
+    """The page logs the refused request, which the fixture `page` does not allow."""
+    page = context.new_page()
+    sign_in(page, "/ui/webhooks")
+    page.get_by_role("button", name="New webhook").click()
+    page.get_by_label("Name", exact=True).fill("x")
+    page.get_by_label("URL").fill("chat")
+    page.get_by_role("button", name="Create webhook").click()
+    expect(page.get_by_label("URL")).to_be_focused()
+    expect(page.get_by_label("URL")).to_have_accessible_description(re.compile("https://"))
+    picture(page, "webhook-error")
