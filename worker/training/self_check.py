@@ -145,11 +145,18 @@ def check_groups(causal: Any) -> list[list[Example]]:
 
 
 def eager_logprobs(causal: Any, groups: Sequence[Sequence[Example]]) -> Tensor:
-    """Returns log p of each trained token [N]: one sequence at a time, from all logits of a plain call of the model."""
+    """Returns log p of each trained token [N], from all logits of one plain call of the model.
+
+    Sequences are padded on the right, where a causal model's earlier tokens cannot see it.
+    """
+    sequences = [sequence for group in groups for sequence in group]
+    inputs = [[*context, *trained[:-1]] for context, trained in sequences]
+    width = max(map(len, inputs))
+    ids_B_T = torch.tensor([[*ids, *ids[-1:] * (width - len(ids))] for ids in inputs], device=causal.device)
+    logits_B_T_V = causal(input_ids=ids_B_T, use_cache=False).logits
     results = []
-    for context, trained in (sequence for group in groups for sequence in group):
-        ids_1_T = torch.tensor([[*context, *trained[:-1]]], device=causal.device)
-        logits_L_V = causal(input_ids=ids_1_T, use_cache=False).logits[0, len(context) - 1 :]
+    for logits_T_V, (context, trained) in zip(logits_B_T_V, sequences, strict=True):
+        logits_L_V = logits_T_V[len(context) - 1 : len(context) - 1 + len(trained)]
         tokens_L_1 = torch.tensor(trained, device=causal.device)[:, None]
         results.append(logits_L_V.float().log_softmax(-1).gather(-1, tokens_L_1).squeeze(-1))
     return torch.cat(results)
