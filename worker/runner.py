@@ -213,7 +213,7 @@ class Runner:
 
     def _estimate(self, base_model: str, inputs: Inputs) -> None:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
-        files = estimation.JobFiles(inputs.training, inputs.validation)
+        files = estimation.JobFiles(inputs.training, inputs.validation, inputs.test)
         models_dir = self._settings.models_dir
         self._planned_job = planned = estimation.try_plan(self._store, self._claim.spec, base_model, files, models_dir)
         if planned is not None:
@@ -234,7 +234,7 @@ class Runner:
             raise _DependencyDown(f"The base model {name} could not be downloaded ({tail})")
 
     def _inputs(self) -> Inputs:
-        project, validation = self._claim.project_id, self._claim.validation_file
+        project, validation, test = self._claim.project_id, self._claim.validation_file, self._claim.test_file
         with self._database.transaction() as session:
             base, adapter = starting_point(session, project, self._claim.spec.model, self._settings.models_dir)
             return Inputs(
@@ -242,6 +242,7 @@ class Runner:
                 None if adapter is None else adapter.blob,
                 queries.job_file(session, project, self._claim.training_file, "training_file"),
                 queries.job_file(session, project, validation, "validation_file") if validation else None,
+                queries.job_file(session, project, test, "test_file") if test else None,
                 tuple(queries.latest_checkpoints(session, self._claim.job_id)),
                 queries.get_job(session, project, self._claim.job_id).rows or {},
             )

@@ -35,6 +35,7 @@ class Inputs:
     """Blob of the trained model to start from."""
     training: File
     validation: File | None
+    test: File | None
     checkpoints: tuple[Checkpoint, ...]
     """Checkpoints to resume from, newest first."""
     rows: dict[str, Any]
@@ -84,6 +85,7 @@ class Workspace:
             adapter_path=str(adapter) if adapter else None,
             training_path=str(training),
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
+            test_path=str(self._fetch(inputs.test, "test_file")) if inputs.test else None,
             rows=inputs.rows,
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,

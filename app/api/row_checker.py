@@ -56,16 +56,12 @@ class RowChecker:
         if validated.base_model is None:
             return CheckedRows()
         model = registry.resolve(validated.base_model, self._models_dir)
-        has_validation_file = job.validation_file is not None
-        requests = await run_in_threadpool(
-            row_checks.requests_of, validated.spec, model, has_validation_file=has_validation_file
-        )
+        requests = await run_in_threadpool(row_checks.requests_of, validated.spec, model, job.files)
         if not requests:
             return CheckedRows(notices=(_not_checked(model),))
-        file_ids = {"training_file": job.training_file, "validation_file": job.validation_file}
         results = {}
         for param, check in requests.items():
-            file, known = await run_in_threadpool(self._find, project_id, file_ids[param] or "", check)
+            file, known = await run_in_threadpool(self._find, project_id, job.files[param], check)
             if file is None or file.status != FileStatus.processed or file.report is None:
                 continue
             if known is None and _is_small(file):

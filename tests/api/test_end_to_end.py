@@ -50,13 +50,17 @@ def finished(client: OpenAI, job_id: str) -> Any:
 def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path: Path) -> None:
     training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 16), purpose="fine-tune")
     held_out = client.files.create(file=write_rows(tmp_path / "held_out.jsonl", 8, start=16), purpose="fine-tune")
+    test = client.files.create(file=write_rows(tmp_path / "test.jsonl", 6, start=30), purpose="fine-tune")
     method: Any = gft(
         group={"expert": 1, "teacher": 2, "self": 2},
         sampling={"max_tokens": 8},
         hyperparameters={"batch_size": 4, "max_steps": 4, "eval_interval": 2, "checkpoint_interval": 2},
     )
     files: Any = {"training_file": training.id, "validation_file": held_out.id}
-    created = client.fine_tuning.jobs.create(model="tiny", suffix="sums", seed=7, method=method, **files)
+    extra: Any = {"test_file": test.id}
+    created = client.fine_tuning.jobs.create(
+        model="tiny", suffix="sums", seed=7, method=method, **files, extra_body=extra
+    )
     assert created.status in ("validating_files", "queued", "running")
     assert client.files.wait_for_processing(training.id, poll_interval=POLL_SECONDS).status == "processed"
 
@@ -67,11 +71,18 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert job.trained_tokens > 0
     assert job.error is None
     assert {"before", "after"} <= set(job.evaluation)
-    assert_measurements_feed_estimates(client, job, {"model": "tiny", "method": method, **files})
+    assert job.test_file == test.id
+    assert (job.test_rows["used"], job.evaluation["after"]["rows"], job.evaluation["selection_rows"]) == (6, 6, 8)
+    assert job.evaluation["lines"] == {"selection": [*range(1, 9)], "reporting": [*range(1, 7)]}
+    low, high = job.evaluation["after"]["intervals"]["eval/accuracy"]
+    assert low <= job.evaluation["after"]["values"]["eval/accuracy"] <= high
+    assert job.verdict in ("improved", "no_change", "worse")
+    assert job.comparison["rows"] == 6
+    assert_measurements_feed_estimates(client, job, {"model": "tiny", "method": method, **files, **extra})
 
     assert_records_are_complete(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
-    assert_answers_match_the_evaluation(client, job, tmp_path / "held_out.jsonl")
+    assert_answers_match_the_evaluation(client, job, tmp_path / "test.jsonl")
     assert_the_result_file_has_every_step(client, job.result_files)
     download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
     with tarfile.open(fileobj=io.BytesIO(download.content)) as archive:

@@ -74,7 +74,7 @@ def test_parquet_is_converted_to_rows(bench: Bench) -> None:
     assert claim is not None
     workspace = Workspace(bench.settings.runs_dir, bench.store, claim)
     workspace.create()
-    workspace.fill(Inputs("tiny", None, file, None, (), {}), bench.settings.models_dir / "tiny", bench.settings)
+    workspace.fill(Inputs("tiny", None, file, None, None, (), {}), bench.settings.models_dir / "tiny", bench.settings)
     trained_on = (workspace.path / "training_file.jsonl").read_text().splitlines()
     assert [json.loads(line)["completion"] for line in trained_on] == ["1", "2", "1"]
     with bench.database.transaction() as session:

@@ -1,7 +1,7 @@
 """Best-adapter selection: keeps a copy of the adapter with the best held-out score, which is the one to publish."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -10,15 +10,19 @@ from app.core.spec.reports import Evaluated
 from worker.training.early_stopping import EarlyStopping
 from worker.training.model import Policy
 
+SelectionMetric = Literal["eval/reward", "eval/loss"]
+_NAMES: Final[dict[SelectionMetric, str]] = {"eval/reward": "mean held-out reward", "eval/loss": "held-out loss"}
+
 
 @dataclass
 class BestAdapter:
     """The adapter with the best evaluation after step 0; of equal scores, the later one.
 
-    The score is the mean held-out reward, or the negative loss on held-out demonstrations for a job without a grader.
+    A score is a value of the metric, with the sign changed if lower is better.
     """
 
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    metric: SelectionMetric = "eval/reward"
     step: int | None = None
     score: float | None = None
     base_score: float | None = None
@@ -29,7 +33,7 @@ class BestAdapter:
 
     def take(self, evaluated: Evaluated, policy: Policy) -> bool:
         """Records an evaluation of `policy` and returns whether it is the best so far."""
-        score = _score(evaluated)
+        score = self._score(evaluated)
         if evaluated.step == 0:
             self.base_score = score
             return False
@@ -50,19 +54,33 @@ class BestAdapter:
             parameter.copy_(self.adapter[name])
         policy.version = self.step
 
+    @property
+    def metric_name(self) -> str:
+        """The metric in words."""
+        return _NAMES[self.metric]
+
     def reason(self, last_step: int) -> str:
         """Returns a sentence that says why the published step was chosen."""
         if self.step is None or self.score is None:
-            return "the adapter after the last step; the job has no held-out evaluation to choose by"
-        best = f"{_score_text(self.score)} at step {self.step}"
+            return "the adapter after the last step; no held-out rows select one"
+        best = f"{self.metric_name} {self._value(self.score):.4g} at step {self.step}"
         chosen = f"{best} is the best of {self.evaluations} evaluations up to step {last_step}"
         if self.base_score is not None and self.base_score > self.score:
-            return f"{chosen}; before training it was {abs(self.base_score):.4g}, so training did not help"
+            return f"{chosen}; before training it was {self._value(self.base_score):.4g}, so training did not help"
         return chosen
 
-    def state(self) -> dict[str, float | int | None]:
+    def _score(self, evaluated: Evaluated) -> float | None:
+        value = evaluated.values.get(self.metric)
+        return None if value is None else self._value(value)
+
+    def _value(self, score: float) -> float:
+        """Returns the value of a score, or the score of a value."""
+        return -score if self.metric == "eval/loss" else score
+
+    def state(self) -> dict[str, str | float | int | None]:
         """Returns everything a checkpoint stores except the adapter itself."""
         return {
+            "metric": self.metric,
             "step": self.step,
             "score": self.score,
             "base_score": self.base_score,
@@ -74,15 +92,3 @@ class BestAdapter:
         """Restores what `state` returned."""
         self.step, self.score, self.base_score = state["step"], state["score"], state["base_score"]
         self.evaluations, self.early_stopping.stale = state["evaluations"], state["stale"]
-
-
-def _score(evaluated: Evaluated) -> float | None:
-    if "eval/reward" in evaluated.values:
-        return evaluated.values["eval/reward"]
-    loss = evaluated.values.get("eval/loss")
-    return None if loss is None else -loss
-
-
-def _score_text(score: float) -> str:
-    # Graders return rewards between 0 and 1, so a negative score is a negated loss.
-    return f"held-out loss {-score:.4g}" if score < 0 else f"mean held-out reward {score:.4g}"

@@ -1,7 +1,5 @@
 """Held-out evaluation on rows that are never trained on, with the same prompts and random numbers at every step."""
 
-import hashlib
-import heapq
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,8 +12,9 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import Grade, GraderPool, Sample
 from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
+from app.core.spec.row_results import RowResults, RowScores
 from worker.training.batching import pack
-from worker.training.held_out_pairs import HeldOutPairs
+from worker.training.held_out_pairs import ByRow, HeldOutPairs
 from worker.training.interfaces import RolloutEngine
 from worker.training.prefix_tree import PrefixTree
 from worker.training.rewards import grade_held_out
@@ -38,19 +37,6 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
-def sample_of(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """Returns `count` of the prompts in their order: those whose line numbers have the smallest hashes.
-
-    The file's head would not do, because files are often sorted. The sample does not depend on the job's seed, so
-    jobs with one held-out file are compared on the same rows, and a larger sample contains every smaller one.
-    """
-
-    def draw(prompt: Prompt) -> bytes:
-        return hashlib.blake2b(str(prompt.line).encode()).digest()
-
-    return sorted(heapq.nsmallest(count, prompts, key=draw), key=lambda prompt: prompt.line)
-
-
 @dataclass
 class _ScoredResponse:
     """A response with the log p and entropy of each of its tokens, in nats, once it has been scored."""
@@ -67,11 +53,12 @@ _Rows = Sequence[Sequence[_ScoredResponse]]
 
 
 class Evaluator:
-    """Evaluates the current policy.
+    """Evaluates the current policy on one set of held-out rows.
 
     eval/loss        mean negative log-likelihood per token of the held-out demonstrations; of every trained turn for
                      jobs that train on every turn
-    eval/forward_kl  KL(base || policy) per token, estimated on answers of the base model: how much the policy forgets
+    eval/forward_kl  KL(base || policy) per token along answers of the raw base model, without any adapter: how much
+                     the policy forgets. A rough estimate: one sampled answer to each of the first 16 rows
 
     Of dpo jobs, over the held-out pairs, `eval/loss` is the DPO loss; see `held_out_pairs` for the rest.
 
@@ -81,7 +68,8 @@ class Evaluator:
     eval/accuracy       share of all answers that pass (full reward, or the grader's `pass_threshold`); an answer whose
                         grade failed does not pass
     eval/grader_errors  number of answers whose grade failed
-    eval/entropy        mean entropy of the policy per token
+    eval/entropy        mean entropy per token of the policy's next-token distribution, at the sampling temperature,
+                        along its own greedy answers: lower than along sampled answers, which `entropy` is measured on
     eval/pass@k         chance that one of k sampled answers passes, for powers of two up to `pass_samples`
     """
 
@@ -111,7 +99,7 @@ class Evaluator:
         self._base: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
-        """Returns all values and a few sample answers. The caller decides `best`.
+        """Returns all values, by row too, and a few sample answers. The caller decides `best`.
 
         Raises `JobFailure` while the grader's server is unavailable.
         """
@@ -131,24 +119,25 @@ class Evaluator:
             "eval/loss": _mean_nll([response for row in demonstrations for response in row]),
             "eval/forward_kl": base_logprob - _mean_logprob(base),
         }
+        by_row = {"eval/loss": _nll_by_row(demonstrations)}
         if self.pairs is not None:
-            values |= self.pairs.values(self.policy, self.prompts)
-        if self.pool is None:
-            return Evaluated(step=step, values=values)
-        grades = self._grade(self.pool, list(zip(self.prompts, completions, strict=True)))
-        rewards = [grade.reward for grade in grades]
-        graded = [reward for reward in rewards if reward is not None]
-        values |= {
-            "eval/reward": statistics.fmean(graded) if graded else None,
-            "eval/accuracy": sum(grade.passed for grade in grades) / len(self.prompts),
-            "eval/grader_errors": float(len(rewards) - len(graded)),
-            "eval/mean_length": statistics.fmean(len(completion.ids) for completion in completions),
-            "eval/clipped_ratio": statistics.fmean(0.0 if completion.finished else 1.0 for completion in completions),
-            "eval/entropy": statistics.fmean(entropy for answer in answers for entropy in answer.entropies),
-            **self._pass_values(self.pool),
-        }
-        shown = list(zip(self.prompts, completions, rewards, strict=True))[:SAMPLES_SHOWN]
-        return Evaluated(step=step, values=values, samples=tuple(self._sample_record(*sample) for sample in shown))
+            of_pairs = self.pairs.scores(self.policy, self.prompts)
+            values |= _means(of_pairs)
+            by_row |= _by_row(of_pairs)
+        samples: list[dict[str, Any]] = []
+        if self.pool is not None:
+            grades = self._grade(self.pool, list(zip(self.prompts, completions, strict=True)))
+            rewards = [grade.reward for grade in grades]
+            graded = _answer_scores(grades, completions) | self._pass_scores(self.pool)
+            values |= _means(graded) | {
+                "eval/grader_errors": float(rewards.count(None)),
+                "eval/entropy": statistics.fmean(entropy for answer in answers for entropy in answer.entropies),
+            }
+            by_row |= _by_row(graded)
+            shown = list(zip(self.prompts, completions, rewards, strict=True))[:SAMPLES_SHOWN]
+            samples = [self._sample_record(*sample) for sample in shown]
+        lines = tuple(prompt.line for prompt in self.prompts)
+        return Evaluated(step=step, values=values, samples=tuple(samples), rows=RowResults(lines=lines, metrics=by_row))
 
     def _sample(self, prompts: Sequence[Prompt], count: int, random: torch.Generator | None) -> list[list[Completion]]:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
@@ -160,7 +149,7 @@ class Evaluator:
         ]
         return grade_held_out(pool, self.prompts, answers)
 
-    def _pass_values(self, pool: GraderPool) -> dict[str, float | None]:
+    def _pass_scores(self, pool: GraderPool) -> ByRow:
         count = self.wanted.pass_samples
         if count == 0:
             return {}
@@ -169,7 +158,7 @@ class Evaluator:
         passes = [grade.passed for grade in self._grade(pool, flat)]
         passed = [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
-        return {f"eval/pass@{k}": statistics.fmean(pass_at_k(count, number, k) for number in passed) for k in ks}
+        return {f"eval/pass@{k}": [pass_at_k(count, number, k) for number in passed] for k in ks}
 
     def _base_answers(self) -> tuple[list[Completion], float]:
         """Returns the base model's answers to the first prompts and its mean log p per token of them."""
@@ -219,6 +208,7 @@ class Evaluator:
 
     def _sample_record(self, prompt: Prompt, completion: Completion, reward: float | None) -> dict[str, Any]:
         return {
+            "line": prompt.line,
             "prompt": prompt.text,
             "response": self.tokenizer.text(completion.ids),
             "reward": reward,
@@ -233,3 +223,31 @@ def _mean_logprob(scored: Sequence[_ScoredResponse]) -> float:
 
 def _mean_nll(scored: Sequence[_ScoredResponse]) -> float | None:
     return -_mean_logprob(scored) if scored else None
+
+
+def _nll_by_row(demonstrations: _Rows) -> RowScores:
+    """Returns the loss of each row per token, weighted by its tokens; None for a row without a demonstration."""
+    return RowScores(
+        values=tuple(_mean_nll(row) for row in demonstrations),
+        weights=tuple(float(sum(len(turn.ids) for turn in row)) for row in demonstrations),
+    )
+
+
+def _answer_scores(grades: Sequence[Grade], completions: Sequence[Completion]) -> ByRow:
+    """Returns the metrics of the greedy answers by row."""
+    return {
+        "eval/reward": [grade.reward for grade in grades],
+        "eval/accuracy": [float(grade.passed) for grade in grades],
+        "eval/mean_length": [float(len(completion.ids)) for completion in completions],
+        "eval/clipped_ratio": [0.0 if completion.finished else 1.0 for completion in completions],
+    }
+
+
+def _by_row(scores: ByRow) -> dict[str, RowScores]:
+    return {name: RowScores(values=tuple(values)) for name, values in scores.items()}
+
+
+def _means(by_row: ByRow) -> dict[str, float | None]:
+    """Returns the mean of each metric over the rows that have a value; None without any."""
+    known = {name: [score for score in scores if score is not None] for name, scores in by_row.items()}
+    return {name: statistics.fmean(scores) if scores else None for name, scores in known.items()}

@@ -76,20 +76,19 @@ class PairLoss:
         for member, reward, advantage in zip(members, rewards_B.tolist(), advantages_B.tolist(), strict=True):
             member.reward, member.advantage = reward, advantage
 
-    def held_out(self, pairs: Sequence[tuple[Logprobs, Logprobs]]) -> dict[str, float | None]:
-        """Returns `eval/loss` and the metrics of held-out pairs, given as log p of the policy and of the reference."""
-        ratios = [
-            Logprobs(now.preferred - before.preferred, now.non_preferred - before.non_preferred)
-            for now, before in pairs
-        ]
-        margins_P = torch.tensor([one.preferred - one.non_preferred for one in ratios], dtype=torch.float64)
-        loss = preference_loss(margins_P, self.beta, self.label_smoothing, len(pairs))
-        rewards = [Logprobs(self.beta * one.preferred, self.beta * one.non_preferred) for one in ratios]
-        values = reward_metrics(rewards) | logprob_metrics([now for now, _ in pairs])
-        return {"eval/loss": float(loss)} | {f"eval/{name}": value for name, value in values.items()}
+    def held_out(self, pairs: Sequence[tuple[Logprobs, Logprobs]]) -> list[dict[str, float]]:
+        """Returns `eval/loss` and the metrics of each pair, given as log p of the policy and of the reference."""
+        found: list[dict[str, float]] = []
+        for now, before in pairs:
+            chosen, rejected = now.preferred - before.preferred, now.non_preferred - before.non_preferred
+            margin_P = torch.tensor([chosen - rejected], dtype=torch.float64)
+            values = {"loss": float(preference_loss(margin_P, self.beta, self.label_smoothing, 1))}
+            values |= reward_metrics([Logprobs(self.beta * chosen, self.beta * rejected)]) | logprob_metrics([now])
+            found.append({f"eval/{name}": value for name, value in values.items()})
+        return found
 
 
-def reward_metrics(rewards: Sequence[Logprobs]) -> dict[str, float | None]:
+def reward_metrics(rewards: Sequence[Logprobs]) -> dict[str, float]:
     """Returns TRL's metrics of the implicit rewards, beta (log p - log p of the reference)."""
     return {
         "rewards/chosen": statistics.fmean(one.preferred for one in rewards),
@@ -99,7 +98,7 @@ def reward_metrics(rewards: Sequence[Logprobs]) -> dict[str, float | None]:
     }
 
 
-def logprob_metrics(logprobs: Sequence[Logprobs]) -> dict[str, float | None]:
+def logprob_metrics(logprobs: Sequence[Logprobs]) -> dict[str, float]:
     """Returns TRL's mean log-probability of the answers."""
     return {
         "logps/chosen": statistics.fmean(one.preferred for one in logprobs),
@@ -107,7 +106,7 @@ def logprob_metrics(logprobs: Sequence[Logprobs]) -> dict[str, float | None]:
     }
 
 
-def pair_metrics(groups: Iterable[PromptGroup]) -> dict[str, float | None]:
+def pair_metrics(groups: Iterable[PromptGroup]) -> dict[str, float]:
     """Returns TRL's metrics of the pairs that an update has trained on."""
     pairs = [group.members for group in groups]
     rewards = [Logprobs(*(member.reward or 0.0 for member in pair)) for pair in pairs]

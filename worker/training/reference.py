@@ -22,15 +22,19 @@ CHUNK: Final = 256
 """Pairs scored between two checks for a stop request; an out-of-memory error repeats at most this number."""
 TRAINING: Final = "training"
 HELD_OUT: Final = "held_out"
+TEST: Final = "test"
 
 
 class Reference:
     """Log p of both answers of each pair, by file and line."""
 
-    def __init__(self, training: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    def __init__(
+        self, training: Sequence[Prompt], held_out: Sequence[Prompt], test: Sequence[Prompt] | None = None
+    ) -> None:
+        """`held_out` are rows of the validation file, `test` those of the test file, if there is one."""
+        files = {TRAINING: training, HELD_OUT: held_out} | ({} if test is None else {TEST: test})
         self._prompts: Mapping[str, Sequence[Prompt]] = {
-            TRAINING: training,
-            HELD_OUT: [prompt for prompt in held_out if prompt.pair is not None],
+            file: [prompt for prompt in prompts if prompt.pair is not None] for file, prompts in files.items()
         }
         self._logprobs: dict[str, dict[int, Logprobs]] = {}
 
@@ -41,11 +45,11 @@ class Reference:
 
     @property
     def pairs(self) -> int:
-        """The number of pairs of both files."""
+        """The number of pairs of all files."""
         return sum(map(len, self._prompts.values()))
 
     def of(self, file: str, prompt: Prompt) -> Logprobs:
-        """Returns the numbers of a row of `TRAINING` or `HELD_OUT`."""
+        """Returns the numbers of a row of `TRAINING`, `HELD_OUT` or `TEST`."""
         return self._logprobs[file][prompt.line]
 
     def compute(self, policy: Policy, budget: TokenBudget, ranks: Ranks, stop: StopFlag) -> bool:

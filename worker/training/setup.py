@@ -6,7 +6,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,15 +31,17 @@ from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
-from worker.training.evaluation import Evaluator, sample_of
+from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
+from worker.training.held_out import HeldOut
 from worker.training.held_out_pairs import HeldOutPairs
+from worker.training.held_out_rows import HeldOutRows, assign
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy, load_policy, pick_device
 from worker.training.optimizer import Updater, new_optimizer
 from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
-from worker.training.reference import Reference
+from worker.training.reference import TEST, Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
@@ -106,7 +110,7 @@ def _train(
         run_log.note_start(trainer_spec, pick_device())
     base_dir = Path(trainer_spec.base_model_dir)
     tokenizer = load_tokenizer(base_dir).using(spec.chat_template_kwargs, trainer_spec.created_at)
-    prompts, held_out, rows = _load_data(trainer_spec, tokenizer, report)
+    prompts, validation, test, rows = _load_data(trainer_spec, tokenizer, report)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     started = time.monotonic()
@@ -117,17 +121,14 @@ def _train(
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
     _report_path(policy, report)
-    plan = resolve(
-        spec,
-        rows=len(prompts),
-        held_out_rows=len(held_out),
-        parameters=policy.base_parameters,
-    )
-    held_out = sample_of(held_out, plan.eval_samples)
+    plan = resolve(spec, rows=len(prompts), parameters=policy.base_parameters)
+    held_out = assign(validation, test, plan.eval_samples)
+    if trainer_spec.resume_from is None and (use := held_out.message()) is not None:
+        report(use)
     pair_loss = _pair_loss(spec)
     if start is not None and isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient:
         policy.keep_start()  # a checkpoint to resume from is loaded later
-    reference = Reference(prompts, held_out) if pair_loss else None
+    reference = _reference(prompts, held_out) if pair_loss else None
     updater = _updater(trainer_spec, policy, report, ranks, pair_loss)
     pairs = HeldOutPairs(pair_loss, reference, updater.token_budget) if pair_loss and reference else None
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
@@ -149,8 +150,11 @@ def _train(
             updater=updater,
             order=order,
             pool=pool,
-            evaluator=_evaluator(spec, held_out, sampler, tokenizer, pool, pairs),
-            best_adapter=BestAdapter(EarlyStopping(spec.settings.evaluation.patience)),
+            held_out=_evaluators(spec, held_out, sampler, tokenizer, pool, pairs),
+            best_adapter=BestAdapter(
+                EarlyStopping(spec.settings.evaluation.patience),
+                metric="eval/reward" if spec.settings.grader else "eval/loss",
+            ),
             run_dir=run_dir,
             report=report,
             stop=stop,
@@ -257,50 +261,64 @@ def _updater(
     )
 
 
-def _evaluator(
+def _reference(prompts: list[Prompt], held_out: HeldOutRows) -> Reference:
+    if held_out.is_test_file:
+        return Reference(prompts, held_out.selection, held_out.reporting)
+    return Reference(prompts, held_out.selection + held_out.reporting)
+
+
+def _evaluators(
     spec: JobSpec,
-    held_out: list[Prompt],
+    held_out: HeldOutRows,
     sampler: RolloutEngine,
     tokenizer: ChatTokenizer,
     pool: GraderPool | None,
     pairs: HeldOutPairs | None,
-) -> Evaluator | None:
-    if not held_out:
-        return None
-    settings = spec.settings
-    return Evaluator(
-        held_out,
-        settings.evaluation,
-        settings.sampling,
-        sampler,
-        tokenizer,
-        pool,
-        seed=spec.seed,
-        token_budget=TOKEN_BUDGET,
-        pairs=pairs,
-    )
+) -> HeldOut:
+    """Returns the evaluators of the held-out rows, if there are any."""
+
+    def evaluator(prompts: Sequence[Prompt], pairs: HeldOutPairs | None) -> Evaluator:
+        settings = spec.settings
+        return Evaluator(
+            prompts,
+            settings.evaluation,
+            settings.sampling,
+            sampler,
+            tokenizer,
+            pool,
+            seed=spec.seed,
+            token_budget=TOKEN_BUDGET,
+            pairs=pairs,
+        )
+
+    if not held_out.reporting:
+        return HeldOut()
+    own = replace(pairs, file=TEST) if pairs is not None and held_out.is_test_file else pairs
+    reporting = evaluator(held_out.reporting, own)
+    return HeldOut(evaluator(held_out.selection, pairs) if held_out.selection else reporting, reporting)
 
 
 def _load_data(
     trainer_spec: TrainerSpec, tokenizer: ChatTokenizer, report: Reporter
-) -> tuple[list[Prompt], list[Prompt], dict[str, Any]]:
-    """Returns the usable training rows and held-out rows, and the numbers of used and dropped rows of each file.
+) -> tuple[list[Prompt], list[Prompt], list[Prompt] | None, dict[str, Any]]:
+    """Returns the usable rows of the training, validation and test file, and the used and dropped rows of each.
 
-    Raises `JobFailure` if a file has no usable row.
+    The last list is None without a test file. Raises `JobFailure` if a file has no usable row.
     """
     spec, context = trainer_spec.spec, trainer_spec.context_length
+    rules, known = held_out_rules(spec, context), trainer_spec.rows
     rows: dict[str, Any] = {}
-    rules = rules_of(spec, context)
-    known = trainer_spec.rows
-    path = trainer_spec.training_path
-    prompts, rows["rows"] = _usable(path, tokenizer, rules, "training_file", spec, report, known.get("rows"))
-    held_out: list[Prompt] = []
-    if trainer_spec.validation_path is not None:
-        rules = held_out_rules(spec, context)
-        held_out, rows["held_out_rows"] = _usable(
-            trainer_spec.validation_path, tokenizer, rules, "validation_file", spec, report, known.get("held_out_rows")
-        )
-    return prompts, held_out, rows
+
+    def load(path: str | None, rules: RowRules, param: str, name: str) -> list[Prompt]:
+        if path is None:
+            return []
+        prompts, rows[name] = _usable(path, tokenizer, rules, param, spec, report, known.get(name))
+        return prompts
+
+    prompts = load(trainer_spec.training_path, rules_of(spec, context), "training_file", "rows")
+    validation = load(trainer_spec.validation_path, rules, "validation_file", "held_out_rows")
+    test = load(trainer_spec.test_path, rules, "test_file", "test_rows")
+    return prompts, validation, test if trainer_spec.test_path else None, rows
 
 
 def _usable(

@@ -26,13 +26,14 @@ from app.core.spec.job import GroupMethod, MethodType, TrainerSpec
 from app.core.spec.plan import Plan
 from app.core.spec.policy_loss import AdvantageScaling
 from app.core.spec.reports import CheckpointSaved, Finished, Groups, Message, Metrics, Started
+from app.core.spec.row_results import RowResults
 from worker.training import checkpoints, export, metrics
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.distributed import Ranks
 from worker.training.divergence import DivergenceMonitor
-from worker.training.evaluation import Evaluator
 from worker.training.groups import build_groups
+from worker.training.held_out import HeldOut
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag, TeacherAnswerSource
 from worker.training.learning import LearningMonitor
 from worker.training.model import Policy
@@ -73,7 +74,7 @@ class Trainer:
     updater: Updater
     order: DataOrder
     pool: GraderPool | None
-    evaluator: Evaluator | None
+    held_out: HeldOut
     best_adapter: BestAdapter
     run_dir: Path
     report: Reporter
@@ -118,6 +119,7 @@ class Trainer:
         if self.teachers is not None:
             self.teachers.begin(self.step + 1)
         if self.step == 0 and (before := self._evaluate()):
+            self._report_result()
             self.report(Metrics(step=0, values=before))
         # Stop flags are summed over ranks, so that all ranks leave the loop at the same step. A rank that left alone
         # would strand the others in their next collective.
@@ -276,12 +278,17 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float | None]:
         """Evaluates on rank 0 and returns the values; empty on other ranks and without held-out rows."""
-        if self.evaluator is None or self.ranks.rank != 0:
+        if self.ranks.rank != 0 or (evaluated := self.held_out.evaluate(self.step)) is None:
             return {}
-        evaluated = self.evaluator.evaluate(self.step)
-        is_best = self.best_adapter.take(evaluated, self.policy)
-        self.report(evaluated.model_copy(update={"best": is_best}))
+        is_best = self.held_out.selects and self.best_adapter.take(evaluated, self.policy)
+        self.report(evaluated.model_copy(update={"best": is_best, "rows": RowResults()}))
         return evaluated.values
+
+    def _report_result(self) -> None:
+        """Evaluates the policy on the rows that report."""
+        if (result := self.held_out.result(self.policy.version)) is not None:
+            lines = self.held_out.selection_lines
+            self.report(result.model_copy(update={"is_result": True, "selection_lines": lines}))
 
     def _checkpoint(self, values: dict[str, float | None]) -> None:
         if self.ranks.rank != 0:
@@ -307,14 +314,15 @@ class Trainer:
 
     def _publish(self) -> None:
         if self.step < self.plan.total_steps:
-            patience = self.best_adapter.early_stopping.patience
-            early = f"Stopped early at step {self.step}: {patience} evaluations without a better held-out reward"
+            patience, name = self.best_adapter.early_stopping.patience, self.best_adapter.metric_name
+            early = f"Stopped early at step {self.step}: {patience} evaluations without a better {name}"
             self.report(Message(message=early))
         if self.ranks.rank != 0:
             return
         self.best_adapter.restore(self.policy)
+        self._report_result()
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec)
-        prompts = self.order.prompts if self.evaluator is None else self.evaluator.prompts
+        prompts = self.held_out.prompts or self.order.prompts
         write_probe(adapter, self.policy, prompts, self.tokenizer.end_ids)
         self.report(
             Finished(

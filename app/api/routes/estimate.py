@@ -32,10 +32,11 @@ async def estimate_job(
 
     def estimate(_deadline: Deadline) -> EstimateObject:
         with database.transaction() as session:
-            validated = submission.validate_request(session, caller.project_id, body.to_request(), limits)
+            wanted = body.to_request()
+            validated = submission.validate_request(session, caller.project_id, wanted, limits)
             if validated.problems or validated.base_model is None:
                 raise body.as_sent(validated.problems[0])
-            files = estimation.files_of(session, caller.project_id, body.training_file, body.validation_file)
+            files = estimation.files_of(session, caller.project_id, wanted.files)
         workload = estimation.plan_job(store, validated.spec, validated.base_model, files, settings.models_dir)
         with database.reading() as session:
             return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))

@@ -84,6 +84,7 @@ async def create_job(
                 spec=validated.spec,
                 training_file=body.training_file,
                 validation_file=body.validation_file,
+                test_file=body.test_file,
                 priority=body.priority,
                 has_signal=has_signal,
                 notices=(*wanted.notices, *checked.notices),

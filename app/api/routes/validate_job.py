@@ -22,7 +22,7 @@ from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.validation_report import FileReport
 from app.core.jobs import lint_queue, row_checks, submission
-from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits, ValidatedJob, find_overlap
+from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits, ValidatedJob, find_overlaps
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
@@ -62,7 +62,7 @@ class _ValidJob:
     validated: ValidatedJob
     reports: tuple[FileReport | None, FileReport | None]
     """Those of the training file and the validation file."""
-    overlap: PromptOverlap | None
+    overlaps: list[PromptOverlap]
 
 
 def _check(
@@ -87,12 +87,12 @@ def _check(
         training, validation = (
             _report(session, project_id, file_id) for file_id in (job.training_file, job.validation_file)
         )
-        overlap = find_overlap(session, job.training_file, job.validation_file)
+        overlaps = find_overlaps(session, request.files)
     try:
         validated.check_start(store)
     except InvalidRequest as problem:
         return Validation(valid=False, errors=[_problem(job.as_sent(problem))], plan=None)
-    return _ValidJob(job, request, validated, (training, validation), overlap)
+    return _ValidJob(job, request, validated, (training, validation), overlaps)
 
 
 def _report(session: Any, project_id: str, file_id: str | None) -> FileReport | None:
@@ -108,14 +108,17 @@ def _result(found: _ValidJob, checked: CheckedRows, lint: LintReport | None, set
     problems += [] if lint is None else _no_contrast(job, validated, lint)
     notices = (*found.request.notices, *checked.notices, *row_checks.warnings(checked.results))
     warnings = [ValidationProblem(**vars(notice)) for notice in notices]
-    if found.overlap is not None:
-        warnings.append(ValidationProblem(code="held_out_overlap", message=str(found.overlap), param="validation_file"))
+    warnings += [
+        ValidationProblem(code="held_out_overlap", message=str(overlap), param=overlap.param)
+        for overlap in found.overlaps
+    ]
     return Validation(
         valid=not problems,
         errors=problems,
         warnings=warnings,
         rows=use.get("rows"),
         held_out_rows=use.get("held_out_rows"),
+        test_rows=use.get("test_rows"),
         plan=None if problems else plan,
         lint=lint,
     )
@@ -152,5 +155,5 @@ def _plan(
     held_out = use["held_out_rows"].used if "held_out_rows" in use else held_out
     if not rows:
         return None
-    plan = resolve(validated.spec, rows=rows, held_out_rows=held_out, parameters=parameters)
+    plan = resolve(validated.spec, rows=rows, parameters=parameters)
     return JobPlan.of(validated.spec, plan, parameters, rows, held_out)

@@ -89,7 +89,16 @@ class CreateJob(Frozen):
         str | None,
         Field(
             max_length=MAX_ID,
-            description="Id of a file with held-out rows, which are evaluated before and after training.",
+            description="Id of a file with held-out rows. Half of them select the adapter during training; the other "
+            "half report how good it is. See docs/method.md.",
+        ),
+    ] = None
+    test_file: Annotated[
+        str | None,
+        Field(
+            max_length=MAX_ID,
+            description="Id of a file with further held-out rows, which report instead. All rows of the "
+            "`validation_file`, which is then required, select.",
         ),
     ] = None
     suffix: Annotated[Suffix | None, Field(description="Part of the name of the trained model.")] = None
@@ -201,7 +210,9 @@ class CreateJob(Frozen):
 
     def to_request(self) -> JobRequest:
         """Return the request to validate. A missing seed is drawn here, so call this once per request."""
-        return JobRequest(self._spec(), self.training_file, self.validation_file, self.priority, self._notices)
+        return JobRequest(
+            self._spec(), self.training_file, self.validation_file, self.priority, self._notices, self.test_file
+        )
 
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """Return the same error, with the path of the field as the client sent it in `param`."""

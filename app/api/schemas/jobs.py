@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.api.pagination import Item
+from app.api.schemas.job_results import ComparisonObject, GateVerdict, shown_evaluation, shown_gates
 from app.api.schemas.strict_graders import as_openai
 from app.core import ids
 from app.core.estimates.estimate import Estimate
@@ -17,8 +18,8 @@ from app.core.jobs.progress import Phase
 from app.core.jobs.queries import JobDetails
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobEvent
+from app.core.jobs.verdicts import Verdict
 from app.core.spec.described import Described
-from app.core.spec.gates import parse
 from app.core.spec.job import Hyperparameters, JobSpec
 from app.core.spec.reports import TrainingPath
 from app.core.spec.teacher_answers import Spent
@@ -62,19 +63,6 @@ class Progress(Described):
     )
 
 
-class GateVerdict(Described):
-    """A gate of a job and, when training is finished, its result."""
-
-    gate: str = Field(description="As sent.")
-    metric: str
-    """The held-out metric that the gate looks at."""
-    value: float | None = Field(default=None, description="The published model's value.")
-    bound: float | None = Field(default=None, description="The value that it was compared with.")
-    passed: bool | None = Field(default=None, description="Null until training is finished.")
-    reason: str | None = None
-    """Explains the verdict; null until training is finished."""
-
-
 class RowUse(Described):
     """How many rows of a file a job uses."""
 
@@ -103,6 +91,8 @@ class JobObject(Item):
     """The file with the rows to learn from."""
     validation_file: str | None
     """The file with the held-out rows; null without one."""
+    test_file: str | None
+    """The file with the held-out rows that report; null if half of the validation file does."""
     result_files: list[str]
     """Ids of the result files, a CSV table of metrics by step; empty until the job is finished."""
     hyperparameters: dict[str, Any] = Field(description="`auto` until the job has started, then the actual values.")
@@ -129,8 +119,18 @@ class JobObject(Item):
     )
     attempt: int = Field(description="Number of times that a worker has started the job.")
     evaluation: dict[str, Any] | None = Field(
-        description="Held-out results before and after training. Sample answers are in finished jobs, and in others "
-        "with `samples=true`; lists leave them out."
+        description="`before` and `after`: results on the held-out rows that report, with 95 % `intervals` and their "
+        "number of `rows`. `history`: evaluations during training, on the other held-out rows, which select the "
+        "adapter (`selection_rows` is their number; 0 if they are too few to be split). Sample answers, and the lines "
+        "of both kinds of rows, are in finished jobs, and in others with `samples=true`; lists leave them out."
+    )
+    verdict: Verdict | None = Field(
+        description="Whether the trained model is better than the one that training started from, on held-out rows "
+        "that did not select it. `no_change`: the 95 % interval of the difference includes 0. Null until training is "
+        "finished, and if the job has no held-out rows; `comparison` says why."
+    )
+    comparison: ComparisonObject | None = Field(
+        description="The numbers behind the verdict; null until training is finished."
     )
     gates: list[GateVerdict] = Field(
         description="Conditions on the held-out results that must hold for the job to succeed."
@@ -142,6 +142,7 @@ class JobObject(Item):
         "model that is not on the server yet, that is when the job starts."
     )
     held_out_rows: RowUse | None = Field(description="Rows of the validation file, in the same way.")
+    test_rows: RowUse | None = Field(description="Rows of the test file, in the same way.")
     training_path: TrainingPath | None = Field(
         description="How the job computes log-probabilities of its model, and why; null until the model is loaded."
     )
@@ -172,6 +173,7 @@ class JobObject(Item):
             status="queued" if strict and paused else job.status,
             training_file=job.training_file,
             validation_file=job.validation_file,
+            test_file=job.test_file,
             result_files=job.result_files,
             hyperparameters=_hyperparameters(job, spec.hyperparameters),
             trained_tokens=job.trained_tokens,
@@ -193,12 +195,15 @@ class JobObject(Item):
             queue_position=details.queue_position,
             priority=job.priority,
             attempt=job.attempt,
-            evaluation=_evaluation(job.evaluation, samples),
-            gates=_gates(job, spec),
+            evaluation=shown_evaluation(job.evaluation, samples),
+            verdict=None if job.verdict is None else Verdict(job.verdict),
+            comparison=None if job.comparison is None else ComparisonObject.model_validate(job.comparison),
+            gates=shown_gates(job, spec),
             alias=spec.alias,
             chat_template_kwargs=spec.chat_template_kwargs,
             rows=_rows(job, "rows"),
             held_out_rows=_rows(job, "held_out_rows"),
+            test_rows=_rows(job, "test_rows"),
             training_path=None if job.training_path is None else TrainingPath.model_validate(job.training_path),
             estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
             measured=None if job.measured is None else Measured.model_validate(job.measured),
@@ -212,28 +217,9 @@ def _rows(job: Job, name: str) -> RowUse | None:
     return None if found is None else RowUse.model_validate(found)
 
 
-def _gates(job: Job, spec: JobSpec) -> list[GateVerdict]:
-    if job.gates is not None:
-        return [GateVerdict.model_validate(verdict) for verdict in job.gates]
-    return [GateVerdict(gate=text, metric=parse(text).metric) for text in spec.gates]
-
-
 def _integrations(spec: JobSpec, *, strict: bool) -> list[dict[str, Any]] | None:
     shown = [item.model_dump(mode="json") for item in spec.integrations if not strict or item.type == "wandb"]
     return shown or None
-
-
-def _evaluation(evaluation: dict[str, Any] | None, samples: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if evaluation is None:
-        return None
-    if samples is not None:
-        return {
-            name: part | {"samples": samples[name]} if name in samples else part for name, part in evaluation.items()
-        }
-    return {
-        name: {key: value for key, value in part.items() if key != "samples"} if isinstance(part, dict) else part
-        for name, part in evaluation.items()
-    }
 
 
 def _hyperparameters(job: Job, requested: Hyperparameters) -> dict[str, Any]:

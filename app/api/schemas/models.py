@@ -90,6 +90,8 @@ class ModelLineage(Described):
     """The file that the job learned from."""
     validation_file: DataFile | None
     """The file with the held-out rows; null without one."""
+    test_file: DataFile | None
+    """The file with the held-out rows that report; null if half of the validation file does."""
     parents: list[ParentModel] = Field(
         description="The model that training started from, then the one before it, and so on; empty if that was the "
         "base model."
@@ -101,12 +103,13 @@ class ModelLineage(Described):
     def of(cls, lineage: Lineage) -> "ModelLineage":
         """Return the wire form."""
         job = lineage.job
-        held_out = job.validation_file
+        held_out, test = job.validation_file, job.test_file
         return cls(
             method=job.spec["method"],
             seed=job.spec["seed"],
             training_file=DataFile.of(job.training_file, lineage.training_file),
             validation_file=None if held_out is None else DataFile.of(held_out, lineage.validation_file),
+            test_file=None if test is None else DataFile.of(test, lineage.test_file),
             parents=[ParentModel.model_validate(parent) for parent in lineage.parents],
             evaluation=ModelEvaluation.model_validate(lineage, from_attributes=True),
         )

@@ -41,7 +41,7 @@ class JobPlan(Described):
     @classmethod
     def of(cls, spec: JobSpec, plan: Plan, parameters: int, rows: int, held_out_rows: int) -> "JobPlan":
         """Return the wire form of a plan."""
-        decided = asdict(plan)
+        decided = asdict(plan) | {"eval_samples": min(plan.eval_samples, held_out_rows)}
         total_steps, learning_rate = decided.pop("total_steps"), decided.pop("learning_rate")
         settings = spec.settings.model_dump(mode="json", by_alias=True, exclude_none=True)
         settings["hyperparameters"] |= decided
@@ -68,7 +68,8 @@ class Validation(Described):
     """What prevents the job from being created."""
     warnings: list[ValidationProblem] = Field(
         default=[],
-        description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are also trained on; "
+        description="Flaws of a valid job: `held_out_overlap`, held-out prompts that are trained on, or test prompts "
+        "that are also in the validation file; "
         "`rows_too_long` or `rows_dropped`, more than a tenth of the rows cannot be used; `answers_left_out`, "
         "`parts_left_out`, `tools_left_out` or `tool_calls_left_out`, something is missing of rows that are used; "
         "`rows_not_rendered` or `model_not_pulled`, what could not be checked yet; `ignored_field`, settings without "
@@ -80,6 +81,7 @@ class Validation(Described):
         "rows are rendered later (see `warnings`).",
     )
     held_out_rows: RowUse | None = Field(default=None, description="Rows of the validation file, in the same way.")
+    test_rows: RowUse | None = Field(default=None, description="Rows of the test file, in the same way.")
     plan: JobPlan | None = Field(
         description="Null if the job has errors, while the training file is not validated, and if the model's size is "
         "unknown."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
-from app.core.spec.plan import Plan
+from app.core.spec.plan import MIN_SPLIT_ROWS, Plan
 
 BASE_SAMPLES: Final = 16
 """Base-model answers used to estimate the forward KL."""
@@ -16,9 +16,12 @@ class Data:
 
     rows: int
     held_out_rows: int
+    """Rows of the validation file."""
     expert_share: float
     """Fraction of rows that have a demonstration; for dpo, a pair."""
     teachers_a_row: float
+    test_rows: int = 0
+    """Rows of the test file."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,12 @@ class Work:
     rollouts: int
     teacher_requests: int
     grader_calls: int
-    evaluations: int
+    evaluations: float
+    """Evaluations of `held_out` rows; the two of the rows that report count by their number of rows."""
     answers_an_evaluation: int
     """Rollouts of evaluations: greedy, and sampled for pass@k."""
     held_out: int
-    """Rows of one evaluation."""
+    """Rows of an evaluation during training."""
     checkpoints: int
     lengths: Lengths
     reference_tokens: float = 0.0
@@ -79,8 +83,8 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
     requests = min(groups, data.rows) if teachers > given and spec.teacher and spec.teacher.base_url else 0
     members = experts + teachers + mix.self_
     grouped = isinstance(spec.settings, GroupMethod)
-    held_out = plan.eval_samples
-    evaluations = 0 if held_out == 0 else 1 + -(-plan.total_steps // plan.eval_interval)
+    held_out, reporting = _held_out(plan, data)
+    evaluations = 1 + -(-plan.total_steps // plan.eval_interval) + 2 * reporting / held_out if held_out else 0.0
     sampled = held_out * (1 + spec.settings.evaluation.pass_samples) if spec.settings.grader else 0
     return Work(
         steps=plan.total_steps,
@@ -92,11 +96,21 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         response_tokens=groups * (experts * lengths.expert + teachers * taught + mix.self_ * lengths.own),
         rollouts=groups * mix.self_,
         teacher_requests=requests,
-        grader_calls=(round(groups * members) if grouped else 0) + evaluations * sampled,
+        grader_calls=(round(groups * members) if grouped else 0) + round(evaluations * sampled),
         evaluations=evaluations,
         answers_an_evaluation=sampled,
         held_out=held_out,
         checkpoints=-(-plan.total_steps // plan.checkpoint_interval),
         lengths=lengths,
-        reference_tokens=(data.rows + held_out) * (lengths.prompt + experts * lengths.expert) if paired else 0.0,
+        reference_tokens=(data.rows + held_out + reporting) * (lengths.prompt + experts * lengths.expert)
+        if paired
+        else 0.0,
     )
+
+
+def _held_out(plan: Plan, data: Data) -> tuple[int, int]:
+    """Return the rows of an evaluation during training, and the others, which report."""
+    rows, test = (min(rows, plan.eval_samples) for rows in (data.held_out_rows, data.test_rows))
+    if test or rows < MIN_SPLIT_ROWS:
+        return rows, test
+    return rows // 2, rows - rows // 2

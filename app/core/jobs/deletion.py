@@ -31,7 +31,9 @@ from app.core.models.tables import TrainedModel
 
 
 def _used_by_live_job(file_id: InstrumentedAttribute[str] | str) -> tuple[ColumnElement[bool], ...]:
-    return Job.status.not_in(TERMINAL), or_(Job.training_file == file_id, Job.validation_file == file_id)
+    return Job.status.not_in(TERMINAL), or_(
+        Job.training_file == file_id, Job.validation_file == file_id, Job.test_file == file_id
+    )
 
 
 def delete_file(session: Session, project_id: str, file_id: str) -> File:

@@ -1,6 +1,6 @@
 """Estimates of jobs from their files, models, workers and earlier jobs, and measurements of finished jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -60,14 +60,13 @@ class JobFiles:
 
     training: File
     validation: File | None
+    test: File | None = None
 
 
-def files_of(session: Session, project_id: str, training: str, validation: str | None) -> JobFiles:
-    """Return the files of a job. Raises `InvalidRequest` for a deleted file."""
-    return JobFiles(
-        job_file(session, project_id, training, "training_file"),
-        job_file(session, project_id, validation, "validation_file") if validation else None,
-    )
+def files_of(session: Session, project_id: str, files: Mapping[str, str]) -> JobFiles:
+    """Return the files of a job, given by parameter. Raises `InvalidRequest` for a deleted file."""
+    found = {param: job_file(session, project_id, file_id, param) for param, file_id in files.items()}
+    return JobFiles(found["training_file"], found.get("validation_file"), found.get("test_file"))
 
 
 def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob:
@@ -76,26 +75,30 @@ def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, 
     Raises `FilesNotProcessed` before the files are validated, and `InvalidRequest` for a model of unknown size or a
     deleted file.
     """
-    reports = [None if file is None else file.report for file in (files.training, files.validation)]
-    if reports[0] is None or (files.validation is not None and reports[1] is None):
-        raise FilesNotProcessed
-    training = FileReport.model_validate(reports[0])
-    held_out = 0 if reports[1] is None else FileReport.model_validate(reports[1]).rows
+    training = _report(files.training)
+    held_out, test = (0 if file is None else _report(file).rows for file in (files.validation, files.test))
     model = registry.resolve(base_model, models_dir)
     shape = _shape(model)
     return PlannedJob(
         spec=spec,
         base_model=base_model,
-        plan=resolve(spec, rows=training.rows, held_out_rows=held_out, parameters=shape.parameters),
+        plan=resolve(spec, rows=training.rows, parameters=shape.parameters),
         data=Data(
             rows=training.rows,
             held_out_rows=held_out,
+            test_rows=test,
             expert_share=_rows_with_answers(training, spec) / training.rows,
             teachers_a_row=training.teacher_responses.total / training.rows,
         ),
         texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory, spec), spec),
         shape=shape,
     )
+
+
+def _report(file: File) -> FileReport:
+    if file.report is None:
+        raise FilesNotProcessed
+    return FileReport.model_validate(file.report)
 
 
 def try_plan(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob | None:
@@ -122,7 +125,7 @@ def note(
             job = job_of_project(session, project_id, job_id)
             spec = stored_specs.read(job.id, job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
-            files = files_of(session, project_id, job.training_file, job.validation_file)
+            files = files_of(session, project_id, job.files)
         planned = plan_job(store, spec, base_model, files, models_dir)
         with database.transaction() as session:
             new_estimate = on_workers(session, planned, alive_seconds).estimate

@@ -1,7 +1,10 @@
-"""Gates: whether a finished training passes. Decided once, in the transaction that ends the job."""
+"""Gates: whether a finished training passes. Decided once, in the transaction that ends the job.
+
+A gate with a number looks at the value itself. A gate with an alias is a test on the rows that both models answered.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,8 +14,14 @@ from app.core.files.tables import File
 from app.core.jobs.tables import Job
 from app.core.models.aliases import find_alias
 from app.core.models.tables import TrainedModel
-from app.core.spec.gates import Gate, parse
+from app.core.plurals import plural
+from app.core.spec.gates import LOWER_IS_BETTER, Gate, parse
+from app.core.spec.intervals import Difference
 from app.core.spec.job import JobSpec, MethodType
+from app.core.spec.row_results import RowResults, difference
+
+MIN_PAIRED_ROWS: Final = 10
+"""Fewer common rows are no basis for a comparison with the model of an alias."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class GateResult:
     gate: str
     metric: str
     value: float | None
-    """Value of the published model; None if it was not measured."""
+    """Value of the published model on the rows that report; None if it was not measured."""
     bound: float | None
     """The bound that the value was compared with; None if the alias or its value is missing."""
     passed: bool
@@ -54,61 +63,94 @@ def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
 
 def decide(session: Session, job: Job, published_step: int) -> list[GateResult]:
     """Decide each gate of a job whose row the caller holds."""
-    values = _values_at(job, published_step)
-    return [_result(session, job, text, values) for text in JobSpec.model_validate(job.spec).gates]
+    result = _result_at(job, published_step)
+    return [_decided(session, job, text, result) for text in JobSpec.model_validate(job.spec).gates]
 
 
-def _values_at(job: Job, step: int | None) -> dict[str, Any]:
-    """Return the held-out results at a step, or the last results if `step` is None."""
-    evaluations: list[dict[str, Any]] = (job.evaluation or {}).get("history", [])
-    measured = [point for point in evaluations if step is None or point["step"] <= step]
-    values: dict[str, Any] = measured[-1]["values"] if measured else {}
-    return values
+def _result_at(job: Job, step: int | None) -> dict[str, Any]:
+    """Return the result on the rows that report, of the adapter after `step`; None stands for the published one."""
+    after: dict[str, Any] = (job.evaluation or {}).get("after") or {}
+    return after if step is None or after.get("step") == step else {}
 
 
-def _result(session: Session, job: Job, text: str, values: dict[str, Any]) -> GateResult:
+def _decided(session: Session, job: Job, text: str, result: dict[str, Any]) -> GateResult:
     gate = parse(text)
-    value = values.get(gate.metric)
+    value = result.get("values", {}).get(gate.metric)
     if gate.alias is not None:
-        compared = _compared(session, job, gate, gate.alias)
-        if isinstance(compared, str):
-            first = compared == ""
-            reason = f"the alias {gate.alias} does not exist yet, so any value passes" if first else compared
-            return GateResult(text, gate.metric, value, None, first and value is not None, reason)
-        gate = gate.against(compared)
+        return _compared(session, job, text, gate, gate.alias, value)
     if value is None:
         return GateResult(text, gate.metric, None, gate.bound, passed=False, reason=f"{gate.metric} was not measured")
     passed = gate.passes(value)
-    reason = f"{gate.metric} is {value:.4g}, {'' if passed else 'not '}{gate.sign} {gate.bound:.4g}"
+    comparison = f"{'' if passed else 'not '}{gate.sign} {gate.bound:.4g}"
+    reason = f"{gate.metric} is {value:.4g}, {comparison}{_uncertainty(gate, result)}"
     return GateResult(text, gate.metric, value, gate.bound, passed, reason)
 
 
-def _compared(session: Session, job: Job, gate: Gate, name: str) -> float | str:
-    """Return the metric of the model behind an alias, "" if the alias does not exist, else why it has no value."""
-    alias = find_alias(session, job.project_id, name)
-    if alias is None:
+def _uncertainty(gate: Gate, result: dict[str, Any]) -> str:
+    """Return the interval of the value; if the bound is inside, with a warning that luck may have decided."""
+    if (interval := result.get("intervals", {}).get(gate.metric)) is None or gate.bound is None:
         return ""
-    model = session.get_one(TrainedModel, alias.model)
-    other = session.get_one(Job, model.job_id)
-    if _rows(session, other.validation_file) != _rows(session, job.validation_file):
-        return (
-            f"{alias.model}, the model of alias {name}, was measured on other held-out rows than this job: use its "
-            "validation file, or move the alias to a model that was measured on these rows"
-        )
-    value = _values_at(other, _published_step(other, model)).get(gate.metric)
+    low, high = interval
+    rows = plural(result["rows"], "row")
+    doubt = f": {rows} cannot tell it from the bound" if low < gate.bound < high else f" on {rows}"
+    return f" (95 % interval {low:.4g} to {high:.4g}{doubt})"
+
+
+def _compared(session: Session, job: Job, text: str, gate: Gate, name: str, value: float | None) -> GateResult:
+    """Compare with the model of an alias, row by row."""
+
+    def result(*, passed: bool, reason: str, bound: float | None = None) -> GateResult:
+        return GateResult(text, gate.metric, value, bound, passed, reason)
+
+    if (alias := find_alias(session, job.project_id, name)) is None:
+        reason = f"the alias {name} does not exist yet, so any value passes"
+        return result(passed=value is not None, reason=reason)
     if value is None:
-        return f"{gate.metric} was not measured for {alias.model}, the model of alias {name}"
-    return float(value)
+        return result(passed=False, reason=f"{gate.metric} was not measured")
+    model = session.get_one(TrainedModel, alias.model)
+    other, whose = session.get_one(Job, model.job_id), f"{alias.model}, the model of alias {name},"
+    if reporting_rows(session, other) != reporting_rows(session, job):
+        cure = "use its held-out file, or move the alias to a model that was measured on these rows"
+        return result(passed=False, reason=f"{whose} was measured on other held-out rows than this job: {cure}")
+    known = _result_at(other, model.step).get("values", {}).get(gate.metric)
+    if known is None:
+        return result(passed=False, reason=f"{gate.metric} was not measured for {whose.rstrip(',')}")
+    parts = [(one.evaluation_rows or {}).get("after") for one in (other, job)]
+    if None in parts:
+        cure = "train it again, or move the alias to a model of this version"
+        return result(
+            passed=False, reason=f"{whose} has no results by row, because an earlier version trained it: {cure}"
+        )
+    bound = gate.against(known).bound
+    found = difference(gate.metric, *(RowResults.model_validate(part) for part in parts))
+    if found is None:  # a metric without values by row
+        passed = gate.against(known).passes(value)
+        return result(passed=passed, bound=bound, reason=f"{gate.metric} is {value:.4g}, {known:.4g} for {alias.model}")
+    return result(passed=_is_no_worse(gate, found), bound=bound, reason=_differs(gate, found, alias.model))
 
 
-def _published_step(job: Job, model: TrainedModel) -> int | None:
-    if model.step is not None:
-        return model.step
-    after = (job.evaluation or {}).get("after")
-    return None if after is None else int(after["step"])
+def _is_no_worse(gate: Gate, found: Difference) -> bool:
+    """Return whether the comparison leaves it open that the model is worse by no more than the margin.
+
+    Two equal models fail in 2.5 % of comparisons. Fewer than `MIN_PAIRED_ROWS` rows prove nothing, so they never pass.
+    """
+    best = -found.low if gate.metric in LOWER_IS_BETTER else found.high
+    return found.rows >= MIN_PAIRED_ROWS and best >= -gate.margin
 
 
-def _rows(session: Session, file_id: str | None) -> str | None:
-    """Return a key for the contents of a file: equal for two uploads of the same rows. For a deleted file, its id."""
+def _differs(gate: Gate, found: Difference, model: str) -> str:
+    rows = plural(found.rows, "row")
+    if found.rows < MIN_PAIRED_ROWS:
+        return f"only {rows} of this job were also used for {model}: a comparison takes {MIN_PAIRED_ROWS}"
+    verdict = "no worse" if _is_no_worse(gate, found) else "worse"
+    margin = f" by more than {gate.margin:g}" if gate.margin else ""
+    interval = f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
+    differs = f"{gate.metric} differs by {found.mean:+.3g} from {model} on the same {rows}"
+    return f"{differs} ({interval}), so it is {verdict}{margin}"
+
+
+def reporting_rows(session: Session, job: Job) -> str | None:
+    """Return a key for the file whose rows report: equal for two uploads of it. For a deleted file, its id."""
+    file_id = job.test_file or job.validation_file
     sha256 = session.scalar(select(File.sha256).where(File.id == file_id))
     return sha256 or file_id

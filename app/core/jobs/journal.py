@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.core import ids
 from app.core.db import Database
-from app.core.jobs import checkpoints, leases, metric_series
+from app.core.jobs import checkpoints, evaluations, leases, metric_series
 from app.core.jobs.checkpoints import StoredCheckpoint
-from app.core.jobs.events import Event, append, clean, dump, metrics_event, shown
+from app.core.jobs.events import Event, append, dump, metrics_event
 from app.core.jobs.leases import Claim, lost
-from app.core.jobs.tables import Job
 from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
 from app.core.teachers import answer_cache
 
@@ -129,7 +128,7 @@ class Journal:
         if isinstance(report, Started):
             self._started(session, report)
         elif isinstance(report, Evaluated):
-            self._evaluated(session, report)
+            evaluations.store(session, self._claim, report)
         elif isinstance(report, TeacherAnswers):
             leases.update_owned(session, self._claim, teacher_usage=report.spent.model_dump())
             answer_cache.store(session, self._claim.project_id, report.answers)
@@ -151,20 +150,6 @@ class Journal:
         )
         leases.note_training(session, self._claim, report.resumed_from_step)
 
-    def _evaluated(self, session: Session, report: Evaluated) -> None:
-        job = session.get_one(Job, self._claim.job_id, populate_existing=True)
-        result = clean(report.model_dump(mode="json", exclude={"kind"}))
-        evaluation, samples = dict(job.evaluation or {}), dict(job.evaluation_samples or {})
-        history = [earlier for earlier in evaluation.get("history", []) if earlier["step"] < report.step]
-        best, answers = result.pop("best"), result.pop("samples")
-        point = {"step": report.step, "values": result["values"]}
-        if "before" not in evaluation or evaluation["before"]["step"] == report.step:
-            evaluation["before"], samples["before"] = result, answers
-        elif best or "after" not in evaluation:
-            evaluation["after"], samples["after"] = result, answers
-        evaluation["history"] = [*history, point]
-        leases.update_owned(session, self._claim, evaluation=evaluation, evaluation_samples=samples)
-
     @property
     def _key(self) -> dict[str, Any]:
         return {"job_id": self._claim.job_id, "epoch": self._claim.attempt}
@@ -178,12 +163,7 @@ class Journal:
         if isinstance(report, StoredCheckpoint):
             return Event(f"Checkpoint created at step {report.step}", data={"step": report.step}, id=entry.event_id)
         if isinstance(report, Evaluated):
-            summary = shown(report.values)
-            return Event(
-                f"Evaluated at step {report.step}" + (f": {summary}" if summary else ""),
-                data={"step": report.step, "values": report.values},
-                id=entry.event_id,
-            )
+            return evaluations.event_of(report, entry.event_id)
         if isinstance(report, Started) and report.resumed_from_step > 0:
             return Event(f"Resumed from the checkpoint at step {report.resumed_from_step}", id=entry.event_id)
         return None

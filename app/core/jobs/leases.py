@@ -83,7 +83,7 @@ _CLAIM: Final = text(
         FOR UPDATE OF candidate SKIP LOCKED
         LIMIT 1
     )
-    RETURNING id, project_id, epoch, spec, training_file, validation_file, created_at,
+    RETURNING id, project_id, epoch, spec, training_file, validation_file, test_file, created_at,
               (SELECT data->>'traceparent' FROM job_events WHERE job_id = jobs.id AND seq = 1) AS traceparent,
               extract(epoch FROM now() - eligible_at)::float AS waited_seconds
     """
@@ -100,6 +100,7 @@ class Claim:
     spec: JobSpec
     training_file: str
     validation_file: str | None
+    test_file: str | None
     created_at: datetime
     """When the job was created."""
     traceparent: str | None = None
@@ -141,6 +142,7 @@ def claim(
         spec,
         row.training_file,
         row.validation_file,
+        row.test_file,
         row.created_at,
         row.traceparent,
         row.waited_seconds,

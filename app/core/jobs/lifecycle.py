@@ -23,7 +23,7 @@ from app.core.jobs.queries import job_of_project
 from app.core.jobs.row_checks import CheckRequest
 from app.core.jobs.state_machine import TERMINAL, JobStatus, StopRequest
 from app.core.jobs.stored_specs import NewerJob
-from app.core.jobs.submission import Notice, check_validated, find_overlap
+from app.core.jobs.submission import Notice, check_validated, find_overlaps
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
 from app.core.spec.job import JobSpec
@@ -43,6 +43,7 @@ def create(
     spec: JobSpec,
     training_file: str,
     validation_file: str | None,
+    test_file: str | None = None,
     priority: int = 0,
     has_signal: bool = False,
     notices: Iterable[Notice] = (),
@@ -61,6 +62,7 @@ def create(
         spec=spec.model_dump(mode="json", by_alias=True),
         training_file=training_file,
         validation_file=validation_file,
+        test_file=test_file,
         priority=priority,
         lint_due=lint_queue.is_due(spec),
     )
@@ -73,11 +75,13 @@ def create(
     files = f"Validating training file: {training_file}"
     if validation_file is not None:
         files += f" and validation file: {validation_file}"
+    if test_file is not None:
+        files += f" and test file: {test_file}"
     warnings = (Event(item.message, "warn", data={"code": item.code, "param": item.param}) for item in notices)
     append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files), *warnings)
     keep_trace(session, job.id)
     job = _admit(session, job, has_signal=has_signal)
-    after = audit.snapshot(job, "status", "training_file", "validation_file")
+    after = audit.snapshot(job, "status", "training_file", "validation_file", "test_file")
     after |= {name: job.spec.get(name) for name in ("model", "method")}
     audit.record(session, actor, Action.job_create, job.id, after=after)
     sql_event.listen(session, "after_commit", lambda _: log.info("job.created", job=job.id), once=True)
@@ -111,8 +115,7 @@ def _admit_if_known(session: Session, job: Job) -> bool:
 def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     """Move a job out of `validating_files` if its files are ready. The caller holds the job's row."""
     spec = stored_specs.read(job.id, job.spec)
-    params = {"training_file": job.training_file, "validation_file": job.validation_file}
-    file_ids = {param: file_id for param, file_id in params.items() if file_id is not None}
+    file_ids = job.files
     # FOR SHARE: a validation that ends at the same time waits for this transaction, and then admits the job itself.
     rows = session.scalars(
         select(File)
@@ -141,8 +144,9 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     use = row_checks.shown(checked) or None
     append(session, job.id, *row_checks.events(checked))
     event = Event("Files validated, moving job to queued state", data=use)
-    if overlap := find_overlap(session, job.training_file, job.validation_file):
-        append(session, job.id, Event(str(overlap), level="warn", data={"code": "held_out_overlap"}))
+    for overlap in find_overlaps(session, job.files):
+        data = {"code": "held_out_overlap", "param": overlap.param}
+        append(session, job.id, Event(str(overlap), level="warn", data=data))
     return transition(session, job.id, _VALIDATING, JobStatus.queued, event, eligible_at=func.now(), rows=use)
 
 

@@ -60,6 +60,7 @@ class Lineage:
     training_file: File | None
     """None if the file is deleted."""
     validation_file: File | None
+    test_file: File | None
     parents: tuple[Parent, ...]
     """The model that the job started from, then the model that this one started from, and so on."""
     before: HeldOut | None
@@ -80,6 +81,7 @@ def lineage_of(session: Session, project_id: str, adapter: TrainedModel) -> Line
         aliases=tuple(alias_names(session, adapter.id)),
         training_file=files.get(job.training_file),
         validation_file=files.get(job.validation_file or ""),
+        test_file=files.get(job.test_file or ""),
         parents=_parents(session, job),
         before=_held_out(evaluation.get("before")),
         after=_held_out(evaluation.get("after") if adapter.step is None else _at(evaluation, adapter.step)),
@@ -87,8 +89,7 @@ def lineage_of(session: Session, project_id: str, adapter: TrainedModel) -> Line
 
 
 def _files(session: Session, job: Job) -> dict[str, File]:
-    wanted = [job.training_file, *filter(None, [job.validation_file])]
-    stored = select(File).where(File.id.in_(wanted), File.project_id == job.project_id, not_expired())
+    stored = select(File).where(File.id.in_(job.files.values()), File.project_id == job.project_id, not_expired())
     return {file.id: file for file in session.scalars(stored)}
 
 

@@ -17,14 +17,15 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
 from app.core.files.uploads import ReceivedFile
-from app.core.jobs import gates, results
+from app.core.jobs import gates, results, verdicts
 from app.core.jobs.attempts import charge_crash, close_attempt, fail_running, obeys_client
-from app.core.jobs.events import Event, append
+from app.core.jobs.events import Event, Level, append
 from app.core.jobs.gates import GateResult
 from app.core.jobs.leases import Claim, lost
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
+from app.core.jobs.verdicts import Comparison, Verdict
 from app.core.jobs.waits import wait_or_give_up
 from app.core.models import aliases
 from app.core.models.tables import TrainedModel
@@ -51,6 +52,7 @@ def succeed(
     project = session.scalars(select(Project.name).where(Project.id == claim.project_id)).one()
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
     gate_results = gates.decide(session, job, finished.published_step)
+    verdict, comparison = verdicts.decide(job, finished.published_step)
     session.add(
         TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
     )
@@ -59,10 +61,12 @@ def succeed(
         "result_files": [metrics_csv.file_id],
         "step": finished.step,
         "trained_tokens": finished.trained_tokens,
+        "verdict": verdict,
+        "comparison": asdict(comparison),
     }
     if gate_results:
         written["gates"] = [asdict(result) for result in gate_results]
-    append(session, claim.job_id, *map(_gate_event, gate_results))
+    append(session, claim.job_id, _verdict_event(verdict, comparison), *map(_gate_event, gate_results))
     if failed := [result for result in gate_results if not result.passed]:
         reasons = "; ".join(f"{result.gate}: {result.reason}" for result in failed)
         message = f"{len(failed)} of {len(gate_results)} gates failed. {reasons}. The model is kept as {model}."
@@ -94,6 +98,13 @@ def _publish(session: Session, claim: Claim, finished: Finished, model: str, wri
         fine_tuned_model=model,
         **written,
     )
+
+
+def _verdict_event(verdict: Verdict | None, comparison: Comparison) -> Event:
+    title = "Verdict" if verdict is None else f"Verdict {verdict.replace('_', ' ')}"
+    data = {"verdict": verdict, "comparison": asdict(comparison)}
+    level: Level = "warn" if verdict is Verdict.worse else "info"
+    return Event(f"{title}: {comparison.reason}", level=level, data=data)
 
 
 def _gate_event(result: GateResult) -> Event:

@@ -81,8 +81,17 @@ def find_jobs(session: Session, wanted: Collection[tuple[str, str]]) -> list[Job
 
 
 def evaluation_samples(session: Session, job_id: str) -> dict[str, Any]:
-    """Return the sample answers of a job's held-out evaluations, by the part of `evaluation`."""
-    return session.scalar(select(Job.evaluation_samples).where(Job.id == job_id)) or {}
+    """Return the sample answers of a job's held-out evaluations, by the part of `evaluation`.
+
+    `lines`, if known, are the lines of the rows that select and of those that report.
+    """
+    reporting = func.coalesce(Job.evaluation_rows["after"]["lines"], Job.evaluation_rows["before"]["lines"])
+    columns = select(Job.evaluation_samples, Job.evaluation_rows["selection"], reporting)
+    row = session.execute(columns.where(Job.id == job_id)).one_or_none()
+    if row is None:
+        return {}
+    samples, selecting, reports = row
+    return (samples or {}) | ({} if reports is None else {"lines": {"selection": selecting, "reporting": reports}})
 
 
 def list_jobs(

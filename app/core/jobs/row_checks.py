@@ -6,7 +6,7 @@ file, so later jobs with the same settings find the result. The check itself is 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -29,8 +29,8 @@ from app.core.jobs.tables import Job, RowCheck
 from app.core.models import registry
 from app.core.spec.job import JobSpec
 
-NAMES: Final = {"training_file": "training file", "validation_file": "validation file"}
-SHOWN_AS: Final = {"training_file": "rows", "validation_file": "held_out_rows"}
+NAMES: Final = {"training_file": "training file", "validation_file": "validation file", "test_file": "test file"}
+SHOWN_AS: Final = {"training_file": "rows", "validation_file": "held_out_rows", "test_file": "test_rows"}
 """Name in responses and events by parameter."""
 _CONVERTED: Final = ("*.model", "*.tiktoken", "vocab.*")
 """Tokenizers that only a trainer can read, because it has transformers."""
@@ -114,14 +114,16 @@ class CheckClaim:
     until: datetime
 
 
-def requests_of(spec: JobSpec, model: registry.BaseModel, *, has_validation_file: bool) -> dict[str, CheckRequest]:
-    """Return the checks of a job by parameter; none for a model whose tokenizer cannot be read on this machine."""
+def requests_of(spec: JobSpec, model: registry.BaseModel, params: Collection[str]) -> dict[str, CheckRequest]:
+    """Return the checks of a job with the files `params`, by parameter.
+
+    None for a model whose tokenizer cannot be read on this machine.
+    """
     if not model.is_pulled or (not (model.directory / TOKENIZER_FILE).is_file() and _is_converted(model.directory)):
         return {}
     context, fingerprint = model.context_length, _fingerprint(model.directory)
-    rules = {"training_file": rules_of(spec, context)}
-    if has_validation_file:
-        rules["validation_file"] = held_out_rules(spec, context)
+    held_out = held_out_rules(spec, context)
+    rules = {param: rules_of(spec, context) if param == "training_file" else held_out for param in params}
     return {
         param: CheckRequest(
             model=model.name,
@@ -216,8 +218,7 @@ def _held(claim: CheckClaim) -> tuple[Any, ...]:
 
 def results_of(session: Session, job: Job) -> dict[str, CheckResult | None]:
     """Return the results of the checks that a job waits for, by parameter; None for one that is not made yet."""
-    files = {"training_file": job.training_file, "validation_file": job.validation_file}
-    return {param: find(session, files[param] or "", key) for param, key in (job.row_checks or {}).items()}
+    return {param: find(session, job.files[param], key) for param, key in (job.row_checks or {}).items()}
 
 
 def problems(spec: JobSpec, results: Results) -> Iterator[InvalidRequest]:

@@ -6,6 +6,7 @@ The checks against data files run again once the files are validated (`lifecycle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,17 @@ class JobRequest:
     validation_file: str | None
     priority: int
     notices: tuple[Notice, ...] = ()
+    test_file: str | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The ids of its data files by parameter."""
+        files = {
+            "training_file": self.training_file,
+            "validation_file": self.validation_file,
+            "test_file": self.test_file,
+        }
+        return {param: file_id for param, file_id in files.items() if file_id is not None}
 
 
 @dataclass(frozen=True)
@@ -124,9 +136,9 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
         checks += [partial(check_architecture, directory), partial(check_lora, spec, directory)]
     if spec.alias is not None:
         checks.append(partial(aliases.check_name, spec.alias, models_dir, limits.model_aliases))
-    for param, file_id in (("training_file", request.training_file), ("validation_file", request.validation_file)):
-        if file_id is not None:
-            checks.append(partial(check_file, session, project_id, spec, file_id, param))
+    checks.append(partial(check_test_file, request))
+    for param, file_id in request.files.items():
+        checks.append(partial(check_file, session, project_id, spec, file_id, param))
     for check in checks:
         try:
             check()
@@ -166,6 +178,25 @@ def check_file(session: Session, project_id: str, spec: JobSpec, file_id: str, p
             code="invalid_file",
         )
     check_validated(spec, file, param)
+
+
+def check_test_file(request: JobRequest) -> None:
+    """Raise `InvalidRequest` for a test file that leaves no other rows to select the adapter."""
+    if request.test_file is None:
+        return
+    if request.validation_file is None:
+        message = (
+            "A test_file needs a validation_file, whose rows select the adapter. Send your held-out rows as "
+            "validation_file: half of them will report, as the rows of a test_file do."
+        )
+    elif request.test_file == request.validation_file:
+        message = (
+            "The test_file is the validation_file, so the rows that select would also report. Leave test_file out: "
+            "half of the validation_file will report."
+        )
+    else:
+        return
+    raise InvalidRequest(message, param="test_file", code="invalid_file")
 
 
 def check_trackers(session: Session, spec: JobSpec, limits: SubmissionLimits) -> None:
@@ -315,33 +346,36 @@ def _check_fields(grader: BaseGrader, file_id: str, report: FileReport, param: s
 
 @dataclass(frozen=True)
 class PromptOverlap:
-    """Held-out rows whose prompt is also in the training file."""
+    """Rows of a held-out file whose prompt is also in another file of the job."""
 
+    param: str
+    """The held-out file."""
+    other: str
     held_out_rows: int
     shared: tuple[tuple[int, int], ...]
-    """A line of the held-out file and the first line of the training file with its prompt."""
+    """A line of the held-out file and the first line of the other file with its prompt."""
 
     def __str__(self) -> str:
-        lines = ", ".join(f"line {held_out} is training line {line}" for held_out, line in self.shared[:_SHOWN_LINES])
+        name, other = ("held-out" if self.param == "validation_file" else "test"), self.other.removesuffix("_file")
+        lines = ", ".join(f"line {held_out} is {other} line {line}" for held_out, line in self.shared[:_SHOWN_LINES])
         more = ", ..." if len(self.shared) > _SHOWN_LINES else ""
         return (
-            f"{len(self.shared):,} of {self.held_out_rows:,} held-out rows have a prompt that is also in the training "
+            f"{len(self.shared):,} of {self.held_out_rows:,} {name} rows have a prompt that is also in the {other} "
             f"file ({lines}{more}), so the held-out results will look too good. Remove these rows from one of the "
             "files."
         )
 
 
-def find_overlap(session: Session, training_file: str, validation_file: str | None) -> PromptOverlap | None:
-    """Compare the prompts of both files by the hashes that their validation stored.
+def find_overlaps(session: Session, files: Mapping[str, str]) -> list[PromptOverlap]:
+    """Compare the prompts of a job's held-out files with those of the files before them, which are given by parameter.
 
-    None if they share no prompt, or if a file has no hashes: it is not validated yet, or an older version validated it.
+    A file without stored hashes is left out: it is not validated yet, or an older version validated it.
     """
-    if validation_file is None:
-        return None
-    files = select(File.id, File.prompts).where(File.id.in_([training_file, validation_file]))
-    indices = {row.id: PromptIndex.from_bytes(row.prompts) for row in session.execute(files) if row.prompts}
-    training, held_out = indices.get(training_file), indices.get(validation_file)
-    if training is None or held_out is None:
-        return None
-    shared = held_out.shared_with(training)
-    return PromptOverlap(len(held_out), tuple(shared)) if shared else None
+    stored = session.execute(select(File.id, File.prompts).where(File.id.in_(files.values())))
+    by_id = {row.id: PromptIndex.from_bytes(row.prompts) for row in stored if row.prompts}
+    indices = {param: by_id[file_id] for param, file_id in files.items() if file_id in by_id}
+    return [
+        PromptOverlap(param, other, len(indices[param]), tuple(shared))
+        for other, param in combinations(files, 2)
+        if other in indices and param in indices and (shared := indices[param].shared_with(indices[other]))
+    ]

@@ -50,6 +50,8 @@ class Job(Base):
     """`JobSpec` as JSON; each `auto` stays as the client sent it."""
     training_file: Mapped[str] = mapped_column(String(64))
     validation_file: Mapped[str | None] = mapped_column(String(64))
+    test_file: Mapped[str | None] = mapped_column(String(64))
+    """The rows that report; without it half of the validation file's do."""
     priority: Mapped[int] = mapped_column(Integer, default=0)
 
     attempt: Mapped[int] = mapped_column("epoch", Integer, default=0)
@@ -74,10 +76,18 @@ class Job(Base):
     teacher_usage: Mapped[dict[str, Any] | None]
     """`Spent` as JSON once the job has used its teacher."""
     evaluation: Mapped[dict[str, Any] | None]
-    """Held-out results: `{"before": {...}, "after": {...}, "history": [...]}`."""
+    """`{"before": {...}, "after": {...}, "history": [...]}`: results on the rows that report, which select nothing, and
+    the evaluations during training, which select the adapter. In jobs of earlier versions one set of rows does both."""
     evaluation_samples: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     """Sample answers by the part of `evaluation`. Large, so they are loaded only on access. Jobs of earlier versions
     have them in `evaluation`."""
+    evaluation_rows: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """`RowResults` as JSON of the parts `before` and `after` of `evaluation`, and the lines of the rows that select as
+    `selection`. Large, so loaded only on access."""
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    """`Verdict` once training is finished; None before, and if `comparison` gives a reason for having none."""
+    comparison: Mapped[dict[str, Any] | None]
+    """`Comparison` as JSON once training is finished."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
     result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
     """Ids of the files that a succeeded job wrote. A client may have deleted them."""
@@ -92,9 +102,10 @@ class Job(Base):
     lint_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """Until then a worker has claimed the lint, by the database's clock."""
     row_checks: Mapped[dict[str, Any] | None]
-    """Keys of the `RowCheck`s that the job waits for, by `training_file` and `validation_file`."""
+    """Keys of the `RowCheck`s that the job waits for, by the field of the file."""
     rows: Mapped[dict[str, Any] | None]
-    """`{"rows": {"used", "dropped"}, "held_out_rows": ...}` once the rows are checked; None without checks."""
+    """`{"rows": {"used", "dropped"}, "held_out_rows": ..., "test_rows": ...}` once the rows are checked. None without
+    checks."""
     training_path: Mapped[dict[str, Any] | None]
     """`TrainingPath` as JSON once a worker has loaded the model."""
     estimate: Mapped[dict[str, Any] | None]
@@ -106,9 +117,16 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The ids of its data files by field."""
+        fields = ("training_file", "validation_file", "test_file")
+        return {field: file_id for field in fields if (file_id := getattr(self, field)) is not None}
+
     __table_args__ = (
         CheckConstraint(_one_of("status", JobStatus), name="status"),
         CheckConstraint(_one_of("stop_request", STORED_STOP_REQUESTS), name="stop_request"),
+        CheckConstraint("verdict IN ('improved', 'no_change', 'worse')", name="verdict"),
         CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
         CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),

@@ -57,5 +57,6 @@ def transition(
         else _WEBHOOK_EVENTS.get(target)
     )
     if webhook_event is not None:
-        emit(session, job.project_id, webhook_event, job.id)
+        facts = {"verdict": job.verdict} if target in (JobStatus.succeeded, JobStatus.failed) else {}
+        emit(session, job.project_id, webhook_event, job.id, **facts)
     return job

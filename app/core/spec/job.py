@@ -355,6 +355,7 @@ class TrainerSpec(Frozen):
     """When the job was created: the date that chat templates write, in every attempt."""
     training_path: str
     validation_path: str | None
+    test_path: str | None = None
     rows: dict[str, Any] = Field(default_factory=dict)
     """The use of the files' rows as counted before this attempt, in the form of `Started.rows`: the job's events
     have it."""

@@ -17,6 +17,8 @@ TOKEN_BUDGET: Final = 4096
 """Packed tokens of a micro-batch."""
 MAX_SEQUENCES: Final = 128
 """Most sequences that a trainer decodes at once; bounds the KV cache."""
+MIN_SPLIT_ROWS: Final = 20
+"""Fewer held-out rows are not split into a half that selects and a half that reports."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Plan:
     learning_rate_multiplier: float
     eval_interval: int
     eval_samples: int
+    """Most rows of a held-out file that are evaluated."""
     checkpoint_interval: int
 
 
@@ -62,7 +65,7 @@ def _epochs(spec: JobSpec, rows: int, steps_per_epoch: int) -> int:
     return _TARGET_EPOCHS
 
 
-def resolve(spec: JobSpec, *, rows: int, held_out_rows: int, parameters: int) -> Plan:
+def resolve(spec: JobSpec, *, rows: int, parameters: int) -> Plan:
     """Return the plan of a job with `rows` usable training rows and a base model of `parameters` weights.
 
     auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs see `_epochs`; ten evaluations and
@@ -86,6 +89,6 @@ def resolve(spec: JobSpec, *, rows: int, held_out_rows: int, parameters: int) ->
         learning_rate=BASE_LEARNING_RATE[spec.method] * factor,
         learning_rate_multiplier=factor,
         eval_interval=tenth if wanted.eval_interval == "auto" else wanted.eval_interval,
-        eval_samples=min(held_out_rows, 200 if wanted.eval_samples == "auto" else wanted.eval_samples),
+        eval_samples=200 if wanted.eval_samples == "auto" else wanted.eval_samples,
         checkpoint_interval=tenth if wanted.checkpoint_interval == "auto" else wanted.checkpoint_interval,
     )

@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from app.core.spec.answers import ParsedAnswer
 from app.core.spec.frozen import Frozen
+from app.core.spec.row_results import RowResults
 from app.core.spec.teacher_answers import Provenance, Spent, TeacherAnswer
 
 
@@ -158,15 +159,21 @@ class CheckpointSaved(Frozen):
 
 
 class Evaluated(Frozen):
-    """A held-out evaluation with sample answers."""
+    """A held-out evaluation: one of those that training is watched and the adapter selected by, or a result."""
 
     kind: Literal["evaluated"] = "evaluated"
     step: int
     values: dict[str, float | None]
     best: bool = False
     """The best evaluation after the first step: its adapter would be published if training ended here."""
+    is_result: bool = False
+    """Whether it is of the rows that report: before training, or of the published adapter."""
     samples: tuple[dict[str, Any], ...] = ()
-    """`{"prompt", "response", "reward", "reference"}`; the same rows at every evaluation."""
+    """`{"line", "prompt", "response", "reward", "reference"}`; the same rows at every evaluation."""
+    rows: RowResults = RowResults()
+    """The values by row; only of results."""
+    selection_lines: tuple[int, ...] = ()
+    """Lines of the validation file that select the adapter; only with results."""
 
 
 class Finished(Frozen):

@@ -1,5 +1,7 @@
 """Results of a held-out evaluation by row: what intervals and paired comparisons are computed from."""
 
+from pydantic import Field
+
 from app.core.spec.frozen import Frozen
 from app.core.spec.intervals import Difference, Interval, mean_interval, paired_difference
 
@@ -18,7 +20,7 @@ class RowResults(Frozen):
 
     lines: tuple[int, ...] = ()
     """Lines of the held-out file, from 1."""
-    metrics: dict[str, RowScores] = {}
+    metrics: dict[str, RowScores] = Field(default_factory=dict)
 
     def intervals(self) -> dict[str, Interval]:
         """Return the 95 % interval of each metric that has one."""

@@ -1,8 +1,10 @@
 """Webhook event types, and the deliveries of an event: written in the transaction of the change itself."""
 
+import json
 from enum import StrEnum
 from typing import Final
 
+from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -31,15 +33,18 @@ _EMIT: Final = text(
     SELECT 'wh_' || replace(gen_random_uuid()::text, '-', ''), id, CAST(:type AS text),
            json_build_object('id', CAST(:event AS text), 'object', 'event',
                              'created_at', floor(extract(epoch FROM now()))::bigint, 'type', CAST(:type AS text),
-                             'data', json_build_object('id', CAST(:object AS text)))::text
+                             'data', json_build_object('id', CAST(:object AS text))::jsonb || CAST(:facts AS jsonb)
+                             )::text
     FROM webhook_endpoints
     WHERE project_id = :project AND disabled_at IS NULL AND event_types @> to_jsonb(CAST(:type AS text))
     """
 )
 
 
-def emit(session: Session, project_id: str, event_type: EventType, object_id: str) -> None:
-    """Write a delivery for each endpoint of the project that subscribes to `event_type`."""
-    session.execute(
-        _EMIT, {"project": project_id, "type": str(event_type), "object": object_id, "event": ids.webhook_event_id()}
-    )
+def emit(session: Session, project_id: str, event_type: EventType, object_id: str, **facts: JsonValue) -> None:
+    """Write a delivery for each endpoint of the project that subscribes to `event_type`.
+
+    `facts` are added to the `data` of the event, which otherwise is the object's id.
+    """
+    values = {"project": project_id, "type": str(event_type), "object": object_id, "event": ids.webhook_event_id()}
+    session.execute(_EMIT, values | {"facts": json.dumps(facts)})

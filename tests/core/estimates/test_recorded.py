@@ -32,7 +32,7 @@ def planned(job: Any) -> PlannedJob:
     )
     shape = Shape(**RECORDED["shapes"][job["model"]])
     rows, held_out = RECORDED["rows"], job["held_out_rows"]
-    plan = resolve(spec, rows=rows, held_out_rows=held_out, parameters=shape.parameters)
+    plan = resolve(spec, rows=rows, parameters=shape.parameters)
     data = Data(rows=rows, held_out_rows=held_out, expert_share=1.0, teachers_a_row=3.0)
     return PlannedJob(spec, job["model"], plan, data, Texts(**RECORDED["texts"]), shape)
 

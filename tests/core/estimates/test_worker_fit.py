@@ -27,7 +27,7 @@ def gpu(name: str, gigabytes: float, processes: int = 1) -> Hardware:
 
 
 def planned(spec: JobSpec) -> PlannedJob:
-    plan = resolve(spec, rows=1000, held_out_rows=0, parameters=SEVEN_B.parameters)
+    plan = resolve(spec, rows=1000, parameters=SEVEN_B.parameters)
     return PlannedJob(spec, "7b", plan, Data(1000, 0, 1.0, 3.0), Texts(1200, 400, 400, "characters"), SEVEN_B)
 
 

@@ -29,7 +29,7 @@ def gft(**settings: Any) -> JobSpec:
 )
 def test_groups_match_the_data_order(rows: int, batch: int, epochs: int, most: int | None) -> None:
     spec = gft(hyperparameters={"batch_size": batch, "n_epochs": epochs, "max_steps": most})
-    plan = resolve(spec, rows=rows, held_out_rows=0, parameters=1000)
+    plan = resolve(spec, rows=rows, parameters=1000)
     order = DataOrder([object()] * rows, plan.batch_size, plan.n_epochs, 1)  # type: ignore[list-item]
     assert groups_of(plan, rows) == sum(len(order.step(step)) for step in range(1, plan.total_steps + 1))
 
@@ -41,7 +41,7 @@ def test_gft_workload_by_hand() -> None:
         hyperparameters={"batch_size": 5, "n_epochs": 2, "eval_interval": 3},
         evaluation={"pass_samples": 2},
     )
-    plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
+    plan = resolve(spec, rows=10, parameters=1000)
     workload = count(spec, plan, Data(10, 6, 0.8, 1.5), Lengths(prompt=20, expert=5, teacher=6, own=10))
     assert (workload.steps, workload.groups, workload.rollouts) == (4, 20, 80)
     assert workload.members == pytest.approx(0.8 + 1.5 + 4)
@@ -58,7 +58,7 @@ def test_teacher_gets_one_request_per_row() -> None:
     lengths = Lengths(prompt=20, expert=5, teacher=0, own=10)
     for teacher, per_row, requests in ((remote, 1.5, 6), (remote, 2.0, 0), ({"model": "tiny"}, 0.0, 0)):
         spec = gft(group=group, teacher=teacher, hyperparameters={"batch_size": 4, "max_steps": 2})
-        plan = resolve(spec, rows=10, held_out_rows=0, parameters=1000)
+        plan = resolve(spec, rows=10, parameters=1000)
         workload = count(spec, plan, Data(10, 0, 1.0, per_row), lengths)
         assert (workload.groups, workload.teacher_requests, workload.members) == (6, requests, 7)
         assert workload.response_tokens == 6 * (5 + 2 * 5 + 4 * 10)
@@ -66,7 +66,7 @@ def test_teacher_gets_one_request_per_row() -> None:
 
 def test_imitation_needs_no_rollouts() -> None:
     spec = JobSpec(model="tiny", method=MethodType.supervised, settings=ImitationMethod(), seed=1)
-    plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
+    plan = resolve(spec, rows=10, parameters=1000)
     workload = count(spec, plan, Data(10, 6, 1.0, 3.0), Lengths(20, 5, 6, 0))
     assert (workload.rollouts, workload.grader_calls, workload.answers_an_evaluation) == (0, 0, 0)
     assert workload.response_tokens == workload.groups * 5
@@ -74,7 +74,7 @@ def test_imitation_needs_no_rollouts() -> None:
 
 def test_pairs_have_two_answers_and_a_reference() -> None:
     spec = JobSpec.model_validate({"model": "tiny", "method": "dpo", "settings": {}, "seed": 1})
-    plan = resolve(spec, rows=10, held_out_rows=6, parameters=1000)
+    plan = resolve(spec, rows=10, parameters=1000)
     workload = count(spec, plan, Data(10, 6, 1.0, 0.0), Lengths(20, 5, 0, 8))
     assert (workload.members, workload.rollouts, workload.grader_calls) == (2, 0, 0)
     assert workload.response_tokens == workload.groups * 2 * 5

@@ -1,5 +1,7 @@
 """Gates: which are valid, and how they are decided."""
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from app.core import ids
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest
-from app.core.jobs import gates, leases, lifecycle, outcomes
+from app.core.jobs import evaluations, gates, leases, lifecycle, outcomes
 from app.core.jobs.gates import check_measurable, decide
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import JobStatus
@@ -19,8 +21,9 @@ from app.core.models import aliases
 from app.core.models.tables import TrainedModel
 from app.core.spec.gates import Gate, parse
 from app.core.spec.job import JobSpec
-from app.core.spec.reports import Finished
-from tests.setup_jobs import make_file, make_project, metrics_csv, supervised
+from app.core.spec.reports import Evaluated, Finished
+from app.core.spec.row_results import RowResults, RowScores
+from tests.setup_jobs import make_file, make_job, make_project, metrics_csv, supervised
 
 GRADER = {
     "type": "string_check",
@@ -131,18 +134,47 @@ def test_spec_rejects_invalid_gates() -> None:
         gated("fast")
 
 
-def running(session: Session, project: str, spec: JobSpec, sha256: str = "0" * 64, **evaluation: float) -> Claim:
-    """Create a job in its first attempt with these results at step 4 and failing results before."""
+def running(
+    session: Session,
+    project: str,
+    spec: JobSpec,
+    sha256: str = "0" * 64,
+    *,
+    rows: dict[str, list[float]] | None = None,
+    lines: Sequence[int] | None = None,
+    before: dict[str, list[float]] | None = None,
+    **evaluation: float,
+) -> Claim:
+    """Create a job in its first attempt with these results at step 4, as means or by row.
+
+    The rows that select have failing results before and perfect ones at the same step: no gate may look at them.
+    """
     training, validation = make_file(session, project), make_file(session, project)
     validation.sha256 = sha256
     job = lifecycle.create(session, Actor(project), spec=spec, training_file=training.id, validation_file=validation.id)
     claim = leases.claim(session, "w", 60)
     assert claim is not None
     assert claim.job_id == job.id
-    values = {f"eval/{name}": value for name, value in evaluation.items()}
-    points = [{"step": 0, "values": dict.fromkeys(values, 0.0)}, {"step": 4, "values": values}]
-    job.evaluation = {"before": points[0], "after": points[1], "history": points}
-    session.flush()
+
+    def report(step: int, by_row: dict[str, list[float]]) -> Evaluated:
+        values: dict[str, float | None] = {f"eval/{name}": fmean(scores) for name, scores in by_row.items()}
+        metrics = {f"eval/{name}": RowScores(values=tuple(scores)) for name, scores in by_row.items()}
+        count = max(map(len, by_row.values()), default=0)
+        numbers = tuple(lines or range(1, count + 1))
+        return Evaluated(
+            step=step,
+            values=values,
+            is_result=True,
+            rows=RowResults(lines=numbers, metrics=metrics),
+            selection_lines=(99,),
+        )
+
+    known = rows or {name: [value] * 20 for name, value in evaluation.items()}
+    start = before or {name: [0.0] * len(scores) for name, scores in known.items()}
+    perfect = Evaluated(step=4, values={f"eval/{name}": 1.0 for name in known}, best=True)
+    for one in (report(0, start), perfect, report(4, known)):
+        evaluations.store(session, claim, one)
+    session.expire_all()
     return claim
 
 
@@ -159,14 +191,17 @@ def events(session: Session, job_id: str) -> list[str]:
 def test_passed_gates_move_alias(database: Database) -> None:
     with database.transaction() as session:
         project = make_project(session)
-        claim = running(session, project, gated("eval/accuracy >= 0.8", alias="prod"), accuracy=0.85)
+        claim = running(
+            session, project, gated("eval/accuracy >= 0.8", alias="prod"), rows={"accuracy": [1.0] * 17 + [0.0] * 3}
+        )
         job = finish(session, claim)
         assert job.status == JobStatus.succeeded
         assert job.gates is not None
         assert [one["passed"] for one in job.gates] == [True]
         assert aliases.get_alias(session, project, "prod").model == job.fine_tuned_model
         messages = events(session, job.id)
-        assert "Gate passed: eval/accuracy >= 0.8 (eval/accuracy is 0.85, >= 0.8)" in messages
+        reason = "eval/accuracy is 0.85, >= 0.8 (95 % interval 0.6396 to 0.9476: 20 rows cannot tell it from the bound)"
+        assert f"Gate passed: eval/accuracy >= 0.8 ({reason})" in messages
         assert f"The alias prod now points to {job.fine_tuned_model}" in messages
 
 
@@ -186,19 +221,114 @@ def test_failed_gate_keeps_model_and_alias(database: Database) -> None:
 
 
 def test_gate_compares_with_alias_model(database: Database) -> None:
+    """Row by row: the same fall of the mean fails if all rows fall, and passes if the rows disagree."""
     relative = "eval/reward no worse than alias prod by 0.05"
+    spec = gated(relative, alias="prod")
+    known = [row / 40 for row in range(40)]
     with database.transaction() as session:
         project = make_project(session)
-        first = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.5))
+        first = finish(session, running(session, project, spec, rows={"reward": known}))
         assert first.gates is not None
         assert first.gates[0]["reason"] == "the alias prod does not exist yet, so any value passes"
-        worse = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.4))
+        worse = finish(session, running(session, project, spec, rows={"reward": [one - 0.1 for one in known]}))
         assert worse.status == JobStatus.failed
         assert worse.gates is not None
-        assert worse.gates[0]["bound"] == pytest.approx(0.45)
-        near = finish(session, running(session, project, gated(relative, alias="prod"), reward=0.46))
+        assert worse.gates[0]["bound"] == pytest.approx(fmean(known) - 0.05)
+        assert "eval/reward differs by -0.1 from" in worse.gates[0]["reason"]
+        assert "on the same 40 rows" in worse.gates[0]["reason"]
+        assert worse.gates[0]["reason"].endswith("so it is worse by more than 0.05")
+        mixed = [one - 0.1 + (0.8 if row % 2 else -0.8) for row, one in enumerate(known)]
+        near = finish(session, running(session, project, spec, rows={"reward": mixed}))
         assert near.status == JobStatus.succeeded
         assert aliases.get_alias(session, project, "prod").model == near.fine_tuned_model
+
+
+def test_lower_loss_is_no_worse(database: Database) -> None:
+    known = [1 + row / 40 for row in range(40)]
+    with database.transaction() as session:
+        project = make_project(session)
+        finish(session, running(session, project, gated(alias="prod"), rows={"loss": known}))
+        for change, passes in ((-0.1, True), (0.1, False)):
+            claim = running(
+                session,
+                project,
+                gated("eval/loss no worse than alias prod"),
+                rows={"loss": [one + change for one in known]},
+            )
+            (result,) = decide(session, session.get_one(Job, claim.job_id), 4)
+            assert result.passed is passes
+            outcomes.fail(session, claim, "x", "y")
+
+
+def test_gate_pairs_common_rows_only(database: Database) -> None:
+    """A job that evaluated fewer rows is compared on these; on fewer than 10, not at all."""
+    gate = "eval/reward no worse than alias prod"
+    with database.transaction() as session:
+        project = make_project(session)
+        finish(session, running(session, project, gated(alias="prod"), rows={"reward": [1.0] * 20}))
+        for lines, passed, said in ((range(5, 35), True, "on the same 16 rows"), (range(15, 45), False, "only 6 rows")):
+            claim = running(session, project, gated(gate), rows={"reward": [1.0] * 30}, lines=list(lines))
+            (result,) = decide(session, session.get_one(Job, claim.job_id), 4)
+            assert (result.passed, said in result.reason) == (passed, True)
+            outcomes.fail(session, claim, "x", "y")
+
+
+def test_alias_without_rows_fails_gate(database: Database) -> None:
+    """A job of an earlier version chose its model by the rows that it reports."""
+    with database.transaction() as session:
+        project = make_project(session)
+        old = finish(session, running(session, project, gated(alias="prod"), reward=0.5))
+        old.evaluation_rows = None
+        claim = running(session, project, gated("no worse than alias prod"), reward=0.9)
+        (result,) = decide(session, session.get_one(Job, claim.job_id), 4)
+        assert not result.passed
+        assert "no results by row, because an earlier version trained it" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "level"),
+    [([0.2] * 12, "improved", "info"), ([-0.2] * 12, "worse", "warn"), ([0.2, -0.2] * 6, "no_change", "info")],
+)
+def test_verdict_compares_row_by_row(database: Database, changes: list[float], verdict: str, level: str) -> None:
+    known = [row / 12 for row in range(12)]
+    after = [one + change for one, change in zip(known, changes, strict=True)]
+    with database.transaction() as session:
+        project = make_project(session)
+        claim = running(session, project, gated(), rows={"reward": after}, before={"reward": known})
+        job = finish(session, claim)
+        assert (job.status, job.verdict) == (JobStatus.succeeded, verdict)
+        assert job.comparison is not None
+        assert (job.comparison["metric"], job.comparison["rows"]) == ("eval/reward", 12)
+        assert job.comparison["difference"] == pytest.approx(fmean(changes))
+        assert job.comparison["low"] < fmean(changes) < job.comparison["high"]
+        event = session.query(JobEvent).where(JobEvent.job_id == job.id, JobEvent.message.like("Verdict%")).one()
+        assert event.level == level
+        assert event.data is not None
+        assert event.data["verdict"] == verdict
+
+
+def test_lower_loss_is_an_improvement(database: Database) -> None:
+    """Without a grader the loss decides."""
+    with database.transaction() as session:
+        project = make_project(session)
+        losses, before = {"loss": [1.0] * 12}, {"loss": [1.5] * 12}
+        job = finish(session, running(session, project, gated(grader=None), rows=losses, before=before))
+        assert job.verdict == "improved"
+        assert job.comparison is not None
+        assert job.comparison["reason"].startswith("Held-out loss on 12 rows that did not select the model: 1.5 before")
+
+
+def test_no_verdict_without_rows(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = leases.claim(session, "w", 60)
+        assert claim is not None
+        finish(session, claim)
+        session.refresh(job)
+        assert job.verdict is None
+        assert job.comparison is not None
+        assert "send a validation_file" in job.comparison["reason"]
 
 
 def test_gate_fails_for_other_held_out_rows(database: Database) -> None:
@@ -225,12 +355,8 @@ def test_gate_uses_published_step(database: Database) -> None:
         project = make_project(session)
         claim = running(session, project, gated("eval/accuracy >= 0.8"), accuracy=0.9)
         job = session.get_one(Job, claim.job_id)
-        assert job.evaluation is not None
-        later = {"step": 8, "values": {"eval/accuracy": 0.1}}
-        job.evaluation = job.evaluation | {"history": [*job.evaluation["history"], later]}
-        session.flush()
-        assert gates.decide(session, job, 4)[0].value == 0.9
-        assert gates.decide(session, job, 8)[0].value == 0.1
+        assert gates.decide(session, job, 4)[0].value == pytest.approx(0.9)
+        assert gates.decide(session, job, 8)[0].value is None
 
 
 def test_alias_with_base_model_name_rejected(tiny_models: Any) -> None:

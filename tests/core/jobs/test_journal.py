@@ -24,6 +24,7 @@ from app.core.spec.reports import (
     Source,
     Started,
 )
+from app.core.spec.row_results import RowResults, RowScores
 
 STARTED = Started(
     total_steps=60,
@@ -102,7 +103,7 @@ def test_unstorable_text_is_replaced(database: Database, claim: Claim) -> None:
             JournalEntry(
                 Groups(step=1, groups=(GroupRecord(idx=0, row=1, prompt=bad, members=(), zero_variance=True),))
             ),
-            JournalEntry(Evaluated(step=0, values={}, samples=(sample,))),
+            JournalEntry(Evaluated(step=0, values={}, samples=(sample,), is_result=True)),
             JournalEntry(Message(message=bad, data={bad: [bad]})),
         ]
     )
@@ -152,26 +153,52 @@ def test_batch_written_twice_is_stored_once(database: Database, claim: Claim) ->
         assert sum(event.message == "one" for event in events) == 1
 
 
-def test_first_and_best_evaluations_are_stored(database: Database, claim: Claim) -> None:
+def test_results_and_evaluations_are_stored(database: Database, claim: Claim) -> None:
+    """Results are those of the rows that report; the history is that of the rows that select."""
     journal = Journal(database, claim)
-    for step, reward, best in ((0, 0.1, False), (10, 0.5, True), (20, 0.9, True), (30, 0.7, False)):
-        sample = {"prompt": "p", "response": "r", "reward": reward, "reference": "x"}
-        journal.record(
-            [JournalEntry(Evaluated(step=step, values={"eval/reward": reward}, samples=(sample,), best=best))]
+
+    def evaluate(step: int, reward: float, *, is_result: bool) -> None:
+        sample = {"line": 4, "prompt": "p", "response": "r", "reward": reward, "reference": "x"}
+        scores = RowScores(values=(reward, reward + 0.2))
+        rows = RowResults(lines=(4, 7), metrics={"eval/reward": scores}) if is_result else RowResults()
+        report = Evaluated(
+            step=step,
+            values={"eval/reward": reward},
+            samples=(sample,),
+            is_result=is_result,
+            rows=rows,
+            selection_lines=(1, 2, 3),
         )
-    evaluation = fetch_job(database, claim).evaluation
+        journal.record([JournalEntry(report)])
+
+    for step, reward in ((0, 0.1), (10, 0.5), (20, 0.9), (30, 0.7)):
+        evaluate(step, reward, is_result=False)
+        if step == 0:
+            evaluate(0, 0.2, is_result=True)
+    evaluate(20, 0.6, is_result=True)
+    job = fetch_job(database, claim)
+    evaluation = job.evaluation
     assert evaluation is not None
     assert (evaluation["before"]["step"], evaluation["after"]["step"]) == (0, 20)
+    assert evaluation["selection_rows"] == 3
+    assert evaluation["after"]["rows"] == 2
+    assert evaluation["after"]["intervals"]["eval/reward"] == pytest.approx([0.7 - 1.27062, 0.7 + 1.27062])
     with database.transaction() as session:
         samples = queries.evaluation_samples(session, claim.job_id)
-    assert {part: answers[0]["reward"] for part, answers in samples.items()} == {"before": 0.1, "after": 0.9}
+        rows = session.get_one(Job, claim.job_id).evaluation_rows
+        events, _ = queries.list_events(session, claim.job_id, after=None, limit=1)
+    assert samples.pop("lines") == {"selection": [1, 2, 3], "reporting": [4, 7]}
+    assert {part: answers[0]["reward"] for part, answers in samples.items()} == {"before": 0.2, "after": 0.6}
     assert not any("samples" in evaluation[part] for part in samples)
+    assert rows is not None
+    assert RowResults.model_validate(rows["after"]).metrics["eval/reward"].values == (0.6, 0.8)
     assert [(point["step"], point["values"]["eval/reward"]) for point in evaluation["history"]] == [
         (0, 0.1),
         (10, 0.5),
         (20, 0.9),
         (30, 0.7),
     ]
+    assert events[0].message == "Result of the adapter after step 20 on 2 held-out rows: eval/reward=0.6"
 
 
 def test_groups_are_stored_by_step(database: Database, claim: Claim) -> None:

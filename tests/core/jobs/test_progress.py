@@ -49,7 +49,7 @@ def test_phases_of_a_job(database: Database, held_out: bool) -> None:
             return (None if running is None else running.phase), snapshot
 
     seen = [phase()]
-    evaluated = [Evaluated(step=0, values={"eval/loss": 2.0})] if held_out else []
+    evaluated = [Evaluated(step=0, values={"eval/loss": 2.0}, is_result=True)] if held_out else []
     reports: list[Writable] = [STARTED, *evaluated, Metrics(step=1, values={}), Metrics(step=2, values={})]
     for report in reports:
         journal.record([JournalEntry(report)])

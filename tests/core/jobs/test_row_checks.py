@@ -29,7 +29,7 @@ def request(models: Path, spec: JobSpec | None = None) -> CheckRequest:
         write_tokenizer(directory)
         (directory / "config.json").write_text("{}")
     model = registry.resolve("tiny", models)
-    return row_checks.requests_of(spec or supervised(), model, has_validation_file=False)["training_file"]
+    return row_checks.requests_of(spec or supervised(), model, ["training_file"])["training_file"]
 
 
 def spec_with(**fields: object) -> JobSpec:

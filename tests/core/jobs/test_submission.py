@@ -13,7 +13,7 @@ from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation import validate_file, validate_rows
 from app.core.jobs import lifecycle
-from app.core.jobs.submission import check_file, find_overlap
+from app.core.jobs.submission import JobRequest, check_file, check_test_file, find_overlaps
 from app.core.jobs.tables import JobEvent
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType, Teacher
@@ -168,10 +168,24 @@ def test_overlap_event_names_lines(database: Database, tmp_path: Path) -> None:
             "is training line 2, line 5 is training line 3, line 6 is training line 4, line 7 is training line 5, "
             "...), so the held-out results will look too good. Remove these rows from one of the files."
         )
-        assert event.data == {"code": "held_out_overlap"}
+        assert event.data == {"code": "held_out_overlap", "param": "validation_file"}
         other = file_of(session, project, tmp_path / "o", "new")
-        assert find_overlap(session, training.id, other.id) is None
-        assert find_overlap(session, training.id, None) is None
+        assert find_overlaps(session, {"training_file": training.id, "validation_file": other.id}) == []
+        assert find_overlaps(session, {"training_file": training.id}) == []
+        files = {"training_file": training.id, "validation_file": held_out.id, "test_file": other.id}
+        _, overlap = find_overlaps(session, files)
+        assert str(overlap).startswith("1 of 1 test rows have a prompt that is also in the validation file (line 1 is ")
         other.prompts = None  # validated before prompts were kept
         session.flush()
-        assert find_overlap(session, training.id, other.id) is None
+        assert len(find_overlaps(session, files)) == 1
+
+
+@pytest.mark.parametrize(
+    ("validation_file", "message"), [(None, "needs a validation_file"), ("b", "would also report")]
+)
+def test_test_file_needs_other_rows_that_select(validation_file: str | None, message: str) -> None:
+    request = JobRequest(supervised(), "a", validation_file, 0, test_file="b")
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        check_test_file(request)
+    assert caught.value.param == "test_file"
+    check_test_file(JobRequest(supervised(), "a", "c", 0, test_file="b"))

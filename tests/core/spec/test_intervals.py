@@ -79,7 +79,7 @@ def test_pairs_beat_two_intervals() -> None:
 @pytest.mark.parametrize(("rows", "agree"), [(10, 0.5), (50, 0.7), (100, 0.9)])
 def test_equal_models_rarely_differ(rows: int, agree: float) -> None:
     """Two models of accuracy 0.75: the interval excludes 0 in at most 5 % of comparisons, half of it on each side."""
-    draw, repeats = random.Random(5), 1500
+    draw, repeats = random.Random(5), 1500  # noqa: S311 - a simulation
     worse = better = 0
     for _ in range(repeats):
         shared = [draw.random() < 0.75 for _ in range(rows)]

@@ -17,8 +17,8 @@ def spec(method: str = "gft", **hyperparameters: Any) -> JobSpec:
     return JobSpec(model="tiny", method=MethodType(method), settings=settings, seed=0)
 
 
-def plan(job: JobSpec, *, rows: int = 1000, held_out: int = 500, parameters: int = 7_000_000_000) -> Plan:
-    return resolve(job, rows=rows, held_out_rows=held_out, parameters=parameters)
+def plan(job: JobSpec, *, rows: int = 1000, parameters: int = 7_000_000_000) -> Plan:
+    return resolve(job, rows=rows, parameters=parameters)
 
 
 @pytest.mark.parametrize("method", ["supervised", "dft"])
@@ -83,9 +83,7 @@ def test_ten_evaluations_and_checkpoints_per_run() -> None:
 
 def test_held_out_rows_default_to_200() -> None:
     assert plan(spec()).eval_samples == 200
-    assert plan(spec(), held_out=30).eval_samples == 30
     assert plan(spec(eval_samples=400)).eval_samples == 400
-    assert plan(spec(eval_samples=400), held_out=30).eval_samples == 30
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from app.core.spec.job import (
     Settings,
     TrainerSpec,
 )
-from app.core.spec.reports import Metrics, Report, TrainerExit, report_adapter
+from app.core.spec.reports import Evaluated, Metrics, Report, TrainerExit, report_adapter
 from tests.forked import Program
 from tests.tiny_model import write_pairs, write_rows
 from worker.training.setup import run
@@ -88,7 +88,7 @@ class Job:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write = write_pairs if self.method == MethodType.dpo else write_rows
         rows = training or write(self.run_dir / "training.jsonl", 8)
-        held_out = validation or write(self.run_dir / "validation.jsonl", 3, start=40)
+        held_out = validation or write(self.run_dir / "validation.jsonl", 20, start=40)
         spec = TrainerSpec(
             job_id="ftjob-test",
             spec=JobSpec(
@@ -142,6 +142,16 @@ def parse(lines: str) -> list[Report]:
 
 def of_kind(reports: list[Report], kind: type[Kind]) -> list[Kind]:
     return [report for report in reports if isinstance(report, kind)]
+
+
+def evaluations(reports: list[Report]) -> list[Evaluated]:
+    """Evaluations during training, which select the adapter."""
+    return [report for report in of_kind(reports, Evaluated) if not report.is_result]
+
+
+def results(reports: list[Report]) -> list[Evaluated]:
+    """Results on the rows that report: before training, and of the published adapter."""
+    return [report for report in of_kind(reports, Evaluated) if report.is_result]
 
 
 def steady(reports: list[Report]) -> dict[int, dict[str, float | None]]:

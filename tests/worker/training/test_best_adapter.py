@@ -45,7 +45,7 @@ def test_untrained_model_is_never_published(llama: Policy) -> None:
 
 
 def test_lowest_loss_wins_without_a_grader(llama: Policy) -> None:
-    best_adapter = BestAdapter()
+    best_adapter = BestAdapter(metric="eval/loss")
     for step, loss in enumerate([2.0, 0.5, 0.8], start=1):
         take(best_adapter, llama, step, loss, "eval/loss")
     assert published(best_adapter, llama) == 2
@@ -56,4 +56,14 @@ def test_last_adapter_without_evaluations(llama: Policy) -> None:
     llama.version = 9
     randomise(llama, seed=9)
     assert published(BestAdapter(), llama) == 9
-    assert "no held-out evaluation" in BestAdapter().reason(9)
+    assert "no held-out rows select one" in BestAdapter().reason(9)
+
+
+def test_negative_reward_is_no_loss(llama: Policy) -> None:
+    best_adapter = BestAdapter()
+    take(best_adapter, llama, 0, -0.3)
+    take(best_adapter, llama, 1, -0.4)
+    assert best_adapter.reason(1) == (
+        "mean held-out reward -0.4 at step 1 is the best of 1 evaluations up to step 1; before training it was -0.3, "
+        "so training did not help"
+    )

@@ -26,7 +26,7 @@ from app.core.spec.reports import (
 from app.core.spec.rows import read_rows
 from tests import tiny_model
 from tests.worker.training import plain, trl_dpo
-from tests.worker.training.runs import STEPS, Job, of_kind
+from tests.worker.training.runs import STEPS, Job, evaluations, of_kind, results
 from worker.training.tokenize import load_tokenizer
 from worker.training.types import Prompt
 
@@ -107,7 +107,10 @@ def test_every_step_equals_trl(trained: Trained, tmp_path: Path) -> None:
         assert values["loss"] == pytest.approx(float(loss.detach()), abs=1e-5), step
         norm = math.sqrt(sum(float(value.square().sum()) for value in trl_dpo.gradients(trainer, loss).values()))
         assert values["grad_norm"] == pytest.approx(norm, rel=1e-5), step
-        for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
+        names = ["rewards/chosen", "rewards/rejected", "rewards/margins"]
+        # In the first step both models agree: which answer has the higher reward is rounding.
+        names += ["rewards/accuracies"] if step > 1 else []
+        for name in names:
             assert values[name] == pytest.approx(expected[name][0], abs=1e-4), (step, name)
         for name in ("logps/chosen", "logps/rejected", "entropy"):
             assert values[name] is not None
@@ -120,8 +123,10 @@ def test_every_step_equals_trl(trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_held_out_values_equal_trl(trained: Trained, tmp_path: Path) -> None:
     trainer = trained.trl(tmp_path)
-    pairs = list(trained.rows("validation.jsonl").values())
-    before, *_, last = of_kind(trained.reports, Evaluated)
+    before, *_, last = evaluations(trained.reports)
+    rows = trained.rows("validation.jsonl")
+    *_, result = results(trained.reports)
+    pairs = [rows[line] for line in result.selection_lines]
     assert before.values["eval/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert before.values["eval/rewards/margins"] == pytest.approx(0, abs=1e-5)
     trl_dpo.set_adapter(trainer, load_file(trained.job.checkpoint(STEPS) / "adapter_state.safetensors"))
@@ -136,7 +141,7 @@ def test_held_out_values_equal_trl(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_lowest_held_out_loss_is_published(trained: Trained) -> None:
-    scores = {one.step: one.values["eval/loss"] or 0.0 for one in of_kind(trained.reports, Evaluated) if one.step}
+    scores = {one.step: one.values["eval/loss"] or 0.0 for one in evaluations(trained.reports) if one.step}
     [finished] = of_kind(trained.reports, Finished)
     assert finished.published_step == min(scores, key=lambda step: (scores[step], -step))
     assert "held-out loss" in finished.reason
@@ -146,7 +151,7 @@ def test_reference_is_computed_once(trained: Trained) -> None:
     """The resumed attempt reads it from its checkpoint."""
     messages = [one.message for one in of_kind(trained.reports, Message) if "Reference" in one.message]
     assert len(messages) == 1
-    assert "of 11 pairs" in messages[0]
+    assert "of 28 pairs" in messages[0]
 
 
 def test_resume_needs_the_reference(trained: Trained, tmp_path: Path) -> None:

@@ -14,15 +14,16 @@ from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.retry import RetryPolicy
 from app.core.spec.graders import EndpointGrader, StringCheckGrader
+from app.core.spec.intervals import wilson
 from app.core.spec.job import Evaluation, Sampling
-from app.core.spec.reports import Evaluated, Metrics, TrainerExit
+from app.core.spec.reports import Metrics, TrainerExit
 from tests import tiny_model
 from tests.answers import answer_ids, answer_turn
 from tests.http_server import Received, Reply, http_server
 from tests.worker.training import plain
 from tests.worker.training.architectures import randomise
-from tests.worker.training.runs import Job, of_kind
-from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k, sample_of
+from tests.worker.training.runs import Job, of_kind, results
+from worker.training.evaluation import SAMPLES_SHOWN, Evaluator, pass_at_k
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import JobFailure, Prompt
@@ -80,6 +81,10 @@ def test_values_and_samples(sampler: Sampler, chat: ChatTokenizer, pool: GraderP
     assert len(found.samples) == SAMPLES_SHOWN
     assert [sample["prompt"] for sample in found.samples] == [row.text for row in rows[:SAMPLES_SHOWN]]
     assert [sample["reward"] for sample in found.samples] == [1.0] * 4 + [0.0] * 4
+    assert list(found.rows.metrics["eval/accuracy"].values) == [1.0] * 4 + [0.0] * 6
+    assert found.rows.metrics["eval/reward"].values[-1] is None
+    assert found.rows.intervals()["eval/accuracy"] == wilson(4, 10)
+    assert found.rows.intervals()["eval/reward"] == wilson(4, 9)
     assert found.samples[0]["response"] == found.samples[0]["reference"] == rows[0].item["reference_answer"]
 
 
@@ -184,10 +189,15 @@ def test_loss_is_over_the_trained_turns(sampler: Sampler, chat: ChatTokenizer, c
         Prompt(2, "", first + third, (), {}, turns=turns[:1]),  # the last message has weight 0
         prompt(chat, 3, "6"),
     ]
-    values = evaluator(rows, sampler, chat, None).evaluate(1).values
+    found = evaluator(rows, sampler, chat, None).evaluate(1)
+    values = found.values
     pairs = [(turn.context, [turn.ids]) for row in rows for turn in row.turns]
     expected = -plain.logprobs(plain.plain_copy(chat_directory, sampler.policy), pairs).detach().mean()
     assert values["eval/loss"] == pytest.approx(float(expected), abs=1e-5)
+    by_row = found.rows.metrics["eval/loss"]
+    assert by_row.weights == tuple(float(sum(len(turn.ids) for turn in row.turns)) for row in rows)
+    products = [weight * (loss or 0.0) for weight, loss in zip(by_row.weights or (), by_row.values, strict=True)]
+    assert sum(products) / sum(by_row.weights or ()) == pytest.approx(values["eval/loss"])
 
 
 def entropy(model: Any, prompt_ids: tuple[int, ...], response: tuple[int, ...], temperature: float) -> torch.Tensor:
@@ -246,32 +256,13 @@ def test_pass_at_k_for_powers_of_two(sampler: Sampler, chat: ChatTokenizer, pool
     assert found["eval/pass@6"] == pytest.approx(sum(one > 0 for one in passed) / 3)
 
 
-def test_held_out_rows_are_a_sample(chat: ChatTokenizer) -> None:
-    """A file that is sorted by topic is not judged on its first topic; 200 of 1,000 rows come from all its parts."""
-    rows = [prompt(chat, line) for line in range(1, 1001)]
-    drawn = [row.line for row in sample_of(rows, 200)]
-    assert drawn == sorted(set(drawn))
-    assert len(drawn) == 200
-    assert all(30 <= sum(first < line <= first + 250 for line in drawn) <= 70 for first in (0, 250, 500, 750))
-    assert sample_of(rows[:5], 200) == rows[:5]
-
-
-def test_held_out_sample_is_stable(chat: ChatTokenizer) -> None:
-    """A larger sample contains the smaller one, and a row that does not fit changes nothing for the others."""
-    rows = [prompt(chat, line) for line in range(1, 101)]
-    ten = sample_of(rows, 10)
-    assert {row.line for row in ten} < {row.line for row in sample_of(rows, 11)}
-    without = [row for row in rows if row.line != ten[0].line]
-    assert sample_of(without, 9) == ten[1:]
-
-
 def test_jobs_share_their_held_out_sample(tmp_path: Path, chat_directory: Path) -> None:
     path = tiny_model.write_rows(tmp_path / "held-out.jsonl", 60)
     evaluated = []
     for seed in (1, 2):
         job = Job(tmp_path / f"run-{seed}", chat_directory, "supervised", seed=seed)
         _, reports = job.run(validation=path, eval_samples=6, max_steps=1)
-        evaluated.append([sample["prompt"] for sample in of_kind(reports, Evaluated)[-1].samples])
+        evaluated.append([sample["prompt"] for sample in results(reports)[-1].samples])
     assert evaluated[0] == evaluated[1]
     questions = [json.loads(line)["messages"][-2]["content"] for line in path.read_text().splitlines()]
     assert evaluated[0] == [question for question in questions if question in evaluated[0]]
@@ -293,7 +284,7 @@ def test_memorised_rows_raise_accuracy(tmp_path: Path) -> None:
         training=path, validation=path, n_epochs=40, eval_interval=40, checkpoint_interval=40
     )
     assert code is TrainerExit.succeeded
-    first, last = of_kind(reports, Evaluated)[0], of_kind(reports, Evaluated)[-1]
+    first, last = results(reports)
     assert first.values["eval/accuracy"] == 0
     assert last.values["eval/accuracy"] == 1
     assert [sample["response"] for sample in last.samples] == ["yes", "no"]

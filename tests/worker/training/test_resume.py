@@ -18,7 +18,17 @@ from app.core.spec.graders import PythonGrader
 from app.core.spec.job import Evaluation, Lora
 from app.core.spec.reports import CheckpointSaved, Evaluated, Finished, Groups, Metrics, Report, Started, TrainerExit
 from tests.worker.training import plain
-from tests.worker.training.runs import STEPS, Job, of_kind, read_until, sha256, steady, trainer_process
+from tests.worker.training.runs import (
+    STEPS,
+    Job,
+    evaluations,
+    of_kind,
+    read_until,
+    results,
+    sha256,
+    steady,
+    trainer_process,
+)
 from worker.training import checkpoints, groups, trainer
 from worker.training.batching import DataOrder
 from worker.training.rollouts import sampler
@@ -97,7 +107,8 @@ def test_resume_at_any_step_is_bit_for_bit(whole: Whole, step: int) -> None:
     expected = steady(whole.reports)
     assert steady(resumed) == {number: expected[number] for number in range(step + 1, STEPS + 1)}
     assert of_kind(resumed, Groups) == [one for one in of_kind(whole.reports, Groups) if one.step > step]
-    assert of_kind(resumed, Evaluated) == [one for one in of_kind(whole.reports, Evaluated) if one.step > step]
+    assert evaluations(resumed) == [one for one in evaluations(whole.reports) if one.step > step]
+    assert results(resumed) == results(whole.reports)[1:]
 
 
 def test_every_step_changes_the_adapter(whole: Whole) -> None:
@@ -176,12 +187,12 @@ def test_warm_start_has_the_published_weights(tmp_path: Path, chat_directory: Pa
             assert {name.replace(".default.", "."): value.tolist() for name, value in start.items()} == {
                 name: value.tolist() for name, value in former.items()
             }
-            [first] = of_kind(reports, Evaluated)
-            assert first == before.model_copy(update={"step": 0, "best": False})
+            assert results(reports) == [before.model_copy(update={"step": 0})]
             with_moments = load_file(job.checkpoint(0) / "optimizer_state.safetensors")
             assert with_moments == {}  # the optimiser starts afresh
         code, reports = job.run(resume_from=job.checkpoint(0), adapter_path=adapter, grader=varied)
         assert code is TrainerExit.succeeded
         [finished] = of_kind(reports, Finished)
         adapter = Path(finished.path)
-        [before] = [one for one in of_kind(reports, Evaluated) if one.step == finished.published_step]
+        [*_, before] = results(reports)
+        assert before.step == finished.published_step

@@ -27,7 +27,17 @@ from app.core.spec.reports import (
     TrainerExit,
 )
 from tests.http_server import Received, Reply, http_server
-from tests.worker.training.runs import STEPS, Job, of_kind, parse, read_until, steady, trainer_process
+from tests.worker.training.runs import (
+    STEPS,
+    Job,
+    evaluations,
+    of_kind,
+    parse,
+    read_until,
+    results,
+    steady,
+    trainer_process,
+)
 from worker.training import checkpoints
 
 METHODS = ("gft", "supervised")
@@ -46,13 +56,20 @@ def whole(
 
 def test_reports_come_in_order(whole: tuple[Job, list[Report]]) -> None:
     job, reports = whole
-    expected: list[tuple[type[Report], int | None]] = [(Started, None), (Evaluated, 0), (Metrics, 0)]
+    expected: list[tuple[type[Report], int | None]] = [
+        (Message, None),  # how the held-out rows are used
+        (Started, None),
+        (Evaluated, 0),
+        (Evaluated, 0),
+        (Metrics, 0),
+    ]
     for step in range(1, STEPS + 1):
         expected.append((Groups, step))
         expected += [(Evaluated, step)] if step % 3 == 0 or step == STEPS else []
         expected.append((Metrics, step))
         expected.append((CheckpointSaved, step))
-    expected.append((Finished, STEPS))
+    [finished] = of_kind(reports, Finished)
+    expected += [(Evaluated, finished.published_step), (Finished, STEPS)]
     assert [(type(report), getattr(report, "step", None)) for report in reports] == expected
     [started] = of_kind(reports, Started)
     assert (started.total_steps, started.resumed_from_step, started.batch_size) == (STEPS, 0, 2)
@@ -63,10 +80,10 @@ def test_one_metrics_row_a_step_with_evaluations(whole: tuple[Job, list[Report]]
     _, reports = whole
     rows = steady(reports)
     assert list(rows) == list(range(STEPS + 1))
-    evaluations = {report.step: report.values for report in of_kind(reports, Evaluated)}
-    assert set(evaluations) == {0, 3, 6, 8}
+    charted = {report.step: report.values for report in evaluations(reports)}
+    assert set(charted) == {0, 3, 6, 8}
     for step, values in rows.items():
-        assert {name: value for name, value in values.items() if name.startswith("eval/")} == evaluations.get(step, {})
+        assert {name: value for name, value in values.items() if name.startswith("eval/")} == charted.get(step, {})
     tokens = [float(row.values["num_tokens"] or 0) for row in of_kind(reports, Metrics)[1:]]
     assert tokens == sorted(tokens)
     finished = of_kind(reports, Finished)[0]
@@ -141,7 +158,7 @@ def test_unknown_lora_target_is_bad_config(job: Job) -> None:
 def test_run_stops_early_without_progress(job: Job) -> None:
     code, reports = job.run(patience=1, learning_rate_multiplier=0.001)
     assert code is TrainerExit.succeeded
-    *_, message, finished = reports
+    *_, message, _result, finished = reports
     assert isinstance(message, Message)
     assert message.message.startswith("Stopped early at step 6: ")
     assert isinstance(finished, Finished)
@@ -229,12 +246,16 @@ def test_damaged_checkpoint_is_rejected(whole: tuple[Job, list[Report]], tmp_pat
 
 def test_published_adapter_is_the_best_one(whole: tuple[Job, list[Report]]) -> None:
     job, reports = whole
-    scores = {one.step: one.values["eval/reward"] or 0.0 for one in of_kind(reports, Evaluated) if one.step > 0}
+    scores = {one.step: one.values["eval/reward"] or 0.0 for one in evaluations(reports) if one.step > 0}
     best = max(scores, key=lambda step: (scores[step], step))
     [finished] = of_kind(reports, Finished)
     assert Path(finished.path) == job.run_dir / "adapter"
     assert finished.published_step == best
-    assert [one.step for one in of_kind(reports, Evaluated) if one.best][-1] == best
+    assert [one.step for one in evaluations(reports) if one.best][-1] == best
+    before, after = results(reports)
+    assert (before.step, after.step) == (0, best)
+    assert set(before.rows.lines) == set(after.rows.lines) == {*range(1, 21)} - {*after.selection_lines}
+    assert len(after.selection_lines) == 10
     published = load_file(job.run_dir / "adapter" / "adapter_model.safetensors")
     last = job.checkpoint(STEPS)
     kept = load_file(last / ("adapter_state.safetensors" if best == STEPS else "best_adapter.safetensors"))
