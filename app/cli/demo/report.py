@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.jobs import held_out
 from app.cli.ui.formatting import clock, one_line
 from app.client import Json
 
@@ -32,6 +33,10 @@ class DemoReport:
         return {
             "before": self.measures("before"),
             "after": self.measures("after"),
+            "intervals": {when: self.intervals(when) for when in ("before", "after")},
+            "rows": held_out.result(self.job, "after").get("rows"),
+            "verdict": self.job["verdict"],
+            "comparison": self.job["comparison"],
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "job_id": self.job["id"],
@@ -42,8 +47,13 @@ class DemoReport:
 
     def measures(self, when: str) -> dict[str, float | None]:
         """Return accuracy, mean reward and mean response length `before` or `after` training."""
-        values = (self.job["evaluation"] or {}).get(when, {}).get("values", {})
+        values = held_out.result(self.job, when).get("values", {})
         return {name: values.get(key) for name, key in _MEASURES}
+
+    def intervals(self, when: str) -> dict[str, list[float] | None]:
+        """Return the 95 % intervals of the same measures."""
+        intervals = held_out.result(self.job, when).get("intervals", {})
+        return {name: intervals.get(key) for name, key in _MEASURES}
 
     def samples(self) -> list[dict[str, Any]]:
         """Return the held-out problems that were answered both before and after training."""
@@ -66,10 +76,11 @@ class DemoReport:
         return best["prompt"], str(best["reference"])
 
     def __rich__(self) -> RenderableType:
-        return Group(self._table(), Text(), *self._answers())
+        style = "bold red" if self.job["verdict"] == "worse" else "bold green"
+        return Group(self._table(), Text(self._basis()), Text(self._verdict(), style), Text(), *self._answers())
 
     def _table(self) -> Table:
-        before, after = self.measures("before"), self.measures("after")
+        parts = [(self.measures(when), self.intervals(when)) for when in ("before", "after")]
         table = Table(title="Held-out problems, never trained on", title_justify="left", title_style="bold")
         table.add_column("")
         table.add_column("before", justify="right")
@@ -80,8 +91,23 @@ class DemoReport:
             ("tokens per answer", "mean_tokens", ".1f"),
         )
         for label, name, form in shown:
-            table.add_row(label, _format(before[name], form), _format(after[name], form))
+            table.add_row(label, *(_format(values[name], form, intervals[name]) for values, intervals in parts))
         return table
+
+    def _verdict(self) -> str:
+        """Return the verdict in a sentence, with the 95 % interval of the change."""
+        verdict, found = held_out.verdict_of(self.job), self.job["comparison"]
+        if verdict is None or found is None:
+            return held_out.reason(self.job) or ""
+        change = f"{found['difference']:+.2f} (95 % interval {found['low']:+.2f} to {found['high']:+.2f})"
+        return f"Verdict: {verdict}, mean reward {change}"
+
+    def _basis(self) -> str:
+        """Say which problems the table is about."""
+        evaluation = self.job["evaluation"] or {}
+        rows, others = held_out.result(self.job, "after").get("rows"), evaluation.get("selection_rows")
+        chosen = f"; {others} others chose the adapter" if others else ""
+        return f"{rows} problems, 95 % intervals in brackets{chosen}." if rows else ""
 
     def _answers(self) -> list[RenderableType]:
         parts: list[RenderableType] = []
@@ -120,5 +146,8 @@ def _gain(sample: dict[str, Any]) -> float:
     return float((sample["after"]["reward"] or 0) - (sample["before"]["reward"] or 0))
 
 
-def _format(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _format(value: float | None, form: str, interval: list[float] | None) -> str:
+    if value is None:
+        return "-"
+    shown = format(value, form)
+    return shown if interval is None else f"{shown} ({' to '.join(format(end, form) for end in interval)})"

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs import held_out
 from app.cli.jobs.changes import cancel, delete, pause, resume
 from app.cli.jobs.compare import compare
 from app.cli.jobs.create import create
@@ -70,21 +71,25 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
     rows = [
         ("id", job["id"]),
         ("name", name_of(job)),
-        ("status", job["status"]),
+        ("status", held_out.status(job)),
         ("step", steps(job)),
         ("method", job["method"]["type"]),
         ("model", job["model"]),
         ("fine-tuned model", job["fine_tuned_model"]),
         ("training file", job["training_file"]),
         ("validation file", job["validation_file"]),
+        ("test file", job.get("test_file")),
         *((label, row_use(job, name)) for name, label in LABELS.items()),
         ("path", _path(job)),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("estimated", estimated_cost(job)),
         ("took", measured_cost(job)),
-        ("held-out accuracy", _before_and_after(job, "eval/accuracy")),
-        ("held-out pairs won", _before_and_after(job, "eval/rewards/accuracies")),
+        ("verdict", held_out.reason(job)),
+        ("held-out accuracy", held_out.before_and_after(job, "eval/accuracy")),
+        ("held-out reward", held_out.before_and_after(job, "eval/reward")),
+        ("held-out pairs won", held_out.before_and_after(job, "eval/rewards/accuracies")),
+        ("held-out loss", held_out.before_and_after(job, "eval/loss")),
         *(
             (f"gate {'passed' if gate['passed'] else 'failed'}" if gate["reason"] else "gate", gate["gate"])
             for gate in job["gates"]
@@ -178,13 +183,6 @@ def _path(job: Json) -> str | None:
     """Format why a job trains on the plain path, or `fast`; None until the model is loaded."""
     path = job["training_path"]
     return None if path is None else ": ".join(filter(None, (path["name"], path["reason"])))
-
-
-def _before_and_after(job: Json, metric: str) -> str | None:
-    evaluation = job["evaluation"] or {}
-    points = [evaluation[when]["values"].get(metric) for when in ("before", "after") if when in evaluation]
-    measured = [f"{point:.1%}" for point in points if point is not None]
-    return " -> ".join(measured) or None
 
 
 def _shorten(text: str) -> str:

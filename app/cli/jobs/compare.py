@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs import held_out
 from app.cli.jobs.estimate import measured_cost
 from app.cli.jobs.job_ids import SHORT, find_jobs
 from app.cli.jobs.listing import name_of, steps
@@ -14,7 +15,7 @@ from app.cli.ui.formatting import number
 from app.cli.ui.options import AsJson, StateDir
 from app.client import NOT_FOUND, ApiError, Client, Json
 
-_FILES: Final = ("training_file", "validation_file")
+_FILES: Final = ("training_file", "validation_file", "test_file")
 
 
 def compare(
@@ -30,15 +31,26 @@ def compare(
         settings = _differences([_settings(client, job) for job in jobs])
     results = _results(jobs)
     if as_json:
-        write_json({"jobs": [job["id"] for job in jobs], "results": results, "settings": settings})
+        verdicts = [job.get("verdict") for job in jobs]
+        write_json(
+            {"jobs": [job["id"] for job in jobs], "verdicts": verdicts, "results": results, "settings": settings}
+        )
         return
     columns = ("", *(job["id"][-SHORT:] for job in jobs))
-    about = [("name", *map(name_of, jobs)), ("status", *(job["status"] for job in jobs)), ("step", *map(steps, jobs))]
+    about = [("name", *map(name_of, jobs)), ("status", *map(held_out.status, jobs)), ("step", *map(steps, jobs))]
     took = ("took", *map(measured_cost, jobs))
-    measured = [(name, *map(number, values)) for name, values in results.items()]
+    measured = [
+        (name, *(_shown(job, name, value) for job, value in zip(jobs, values, strict=True)))
+        for name, values in results.items()
+    ]
     write_table(columns, [*about, took, *measured, *((name, *values) for name, values in settings.items())], empty="")
     if not settings:
         note("The settings do not differ.")
+
+
+def _shown(job: Json, name: str, value: float | None) -> str:
+    """Format a result of a job; a held-out one with its interval."""
+    return held_out.value(held_out.result(job, "after"), name) or number(value)
 
 
 def _results(jobs: list[Json]) -> dict[str, list[float | None]]:
@@ -55,7 +67,7 @@ def _results(jobs: list[Json]) -> dict[str, list[float | None]]:
 def _settings(client: Client, job: Json) -> dict[str, Any]:
     """Return the settings of a job by path. Equal files count as one setting, whatever their ids."""
     kept = {name: job[name] for name in ("model", "seed", "method", "gates", "alias", "chat_template_kwargs")}
-    files = {name: _file(client, job[name]) for name in _FILES}
+    files = {name: _file(client, job.get(name)) for name in _FILES}
     return dict(_flat(kept)) | files
 
 

@@ -15,6 +15,7 @@ from app.cli.jobs.job_options import (
     Model,
     Settings,
     Suffix,
+    TestFile,
     TrainingFile,
     ValidationFile,
     job_of,
@@ -34,6 +35,7 @@ def create(
     method: Method = None,
     training_file: TrainingFile = None,
     validation_file: ValidationFile = None,
+    test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
     settings: Settings = None,
@@ -76,6 +78,7 @@ def create(
         grader=grader,
         training_file=training_file,
         validation_file=validation_file,
+        test_file=test_file,
         suffix=suffix,
         settings=settings,
     )

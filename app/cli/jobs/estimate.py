@@ -13,6 +13,7 @@ from app.cli.jobs.job_options import (
     Model,
     Settings,
     Suffix,
+    TestFile,
     TrainingFile,
     ValidationFile,
     job_of,
@@ -30,6 +31,7 @@ def estimate_job(
     method: Method = None,
     training_file: TrainingFile = None,
     validation_file: ValidationFile = None,
+    test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
     settings: Settings = None,
@@ -44,6 +46,7 @@ def estimate_job(
         grader=grader,
         training_file=training_file,
         validation_file=validation_file,
+        test_file=test_file,
         suffix=suffix,
         settings=settings,
     )

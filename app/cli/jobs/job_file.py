@@ -9,11 +9,11 @@ import yaml
 
 from app.core.errors import InvalidRequest
 
-FILE_FIELDS: Final = ("training_file", "validation_file")
+FILE_FIELDS: Final = ("training_file", "validation_file", "test_file")
 _ID_PREFIX: Final = "file-"
 _DATA_SUFFIXES: Final = (".jsonl", ".parquet", ".csv", ".tsv")
 _TOP_LEVEL: Final = (
-    *("model", "training_file", "validation_file", "suffix", "seed", "metadata", "integrations"),
+    *("model", "training_file", "validation_file", "test_file", "suffix", "seed", "metadata", "integrations"),
     *("chat_template_kwargs", "gates", "alias", "priority", "method"),
 )
 """Fields of a job; all other fields belong to its method."""

@@ -36,6 +36,14 @@ TrainingFile = Annotated[
 ValidationFile = Annotated[
     str | None, typer.Option("--validation-file", metavar="FILE", help="Path or id of a file with held-out rows.")
 ]
+TestFile = Annotated[
+    str | None,
+    typer.Option(
+        "--test-file",
+        metavar="FILE",
+        help="Path or id of a file with held-out rows that report instead of half of those.",
+    ),
+]
 Suffix = Annotated[
     str | None, typer.Option("--suffix", metavar="NAME", help="Name, a part of the trained model's name.")
 ]
@@ -57,6 +65,7 @@ def job_of(
     grader: str | None,
     training_file: str | None,
     validation_file: str | None,
+    test_file: str | None,
     suffix: str | None,
     settings: list[str] | None,
 ) -> Json:
@@ -70,7 +79,8 @@ def job_of(
     body |= {name: value for name, value in (("model", model), ("suffix", suffix)) if value is not None}
     body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
     body = job_file.with_settings(body, settings or [])
-    body = job_file.with_files(body, training_file=training_file, validation_file=validation_file)
+    files = {"training_file": training_file, "validation_file": validation_file, "test_file": test_file}
+    body = job_file.with_files(body, **files)
     if "model" not in body:
         raise InvalidRequest("The job names no model. Add --model; `grouptune models list` lists them.", param="model")
     return body | {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from app.cli.jobs import held_out
 from app.cli.ui.formatting import clock, number, one_line
 from app.client import Json
 from app.core.jobs.state_machine import TERMINAL
@@ -40,7 +41,8 @@ class JobReport:
         """Render tables of the job, its held-out results and its gates."""
         job, progress = self.job, self.job["progress"]
         rows = {
-            "Status": job["status"],
+            "Status": held_out.status(job),
+            "Verdict": held_out.reason(job),
             "Job": f"`{job['id']}`",
             "Base model": job["model"],
             "Model": job["fine_tuned_model"],
@@ -49,10 +51,12 @@ class JobReport:
             "Error": (job["error"] or {}).get("message"),
         }
         parts = [_table(("Fine-tuning", ""), [(name, value) for name, value in rows.items() if value is not None])]
-        before, after = self._held_out("before"), self._held_out("after")
-        held_out = [(name, number(before.get(name), missing=""), number(value)) for name, value in after.items()]
-        if held_out:
-            parts.append(_table(("Held out", "before", "after"), held_out))
+        before, after = held_out.result(job, "before"), held_out.result(job, "after")
+        results = [
+            (name, held_out.value(before, name), held_out.value(after, name)) for name in self._held_out("after")
+        ]
+        if results:
+            parts.append(_table(("Held out", "before", "after"), results))
         gates = [
             (gate["gate"], VERDICTS[gate["passed"]], number(gate["value"], missing=""), gate["reason"])
             for gate in job["gates"]
@@ -98,12 +102,16 @@ class JobReport:
         elif error.get("code", "gate_failed") != "gate_failed":
             kind, message = error["code"], error["message"]
         else:
-            ET.SubElement(case, "system-out").text = f"{job['id']} {job['fine_tuned_model'] or ''}".strip()
+            text = f"{job['id']} {job['fine_tuned_model'] or ''}".strip()
+            verdict = held_out.verdict_of(job)
+            ET.SubElement(case, "system-out").text = (
+                text if verdict is None else f"{text} {verdict}: {held_out.reason(job)}"
+            )
             return
         ET.SubElement(case, "error", type=kind, message=_xml(message))
 
     def _held_out(self, when: str) -> dict[str, float]:
-        values = ((self.job["evaluation"] or {}).get(when) or {}).get("values", {})
+        values = held_out.result(self.job, when).get("values", {})
         return {name: value for name, value in values.items() if value is not None}
 
 

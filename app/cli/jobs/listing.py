@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs import held_out
 from app.cli.jobs.job_ids import SHORT
 from app.cli.ui.console import out, write_json, write_table
 from app.cli.ui.formatting import age, number
@@ -79,4 +80,14 @@ def _row(job: Json) -> tuple[object, ...]:
     values = job["progress"].get("metrics", {})  # servers of earlier versions send none
     reward, loss = (number(values.get(name), missing="") for name in ("reward", "loss"))
     method = job["method"]["type"]
-    return job_id, name_of(job), job["status"], steps(job), reward, loss, method, age(job["created_at"]), job["model"]
+    return (
+        job_id,
+        name_of(job),
+        held_out.status(job),
+        steps(job),
+        reward,
+        loss,
+        method,
+        age(job["created_at"]),
+        job["model"],
+    )

@@ -5,7 +5,7 @@ from typing import Final
 from app.cli.ui.console import note, warn
 from app.client import Json
 
-LABELS: Final = {"rows": "training rows", "held_out_rows": "held-out rows"}
+LABELS: Final = {"rows": "training rows", "held_out_rows": "held-out rows", "test_rows": "test rows"}
 
 
 def row_use(job: Json, name: str) -> str | None:
@@ -13,7 +13,7 @@ def row_use(job: Json, name: str) -> str | None:
 
     For example `8 of 10 used (2 template_refused)`.
     """
-    use = job[name]
+    use = job.get(name)  # servers of earlier versions send no `test_rows`
     if use is None:
         return None
     lost = ", ".join(f"{count:,} {reason}" for reason, count in use["dropped"].items())

@@ -11,6 +11,7 @@ from app.cli.jobs.job_options import (
     Model,
     Settings,
     Suffix,
+    TestFile,
     TrainingFile,
     ValidationFile,
     job_of,
@@ -27,6 +28,7 @@ def validate_job(
     method: Method = None,
     training_file: TrainingFile = None,
     validation_file: ValidationFile = None,
+    test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
     settings: Settings = None,
@@ -41,6 +43,7 @@ def validate_job(
         grader=grader,
         training_file=training_file,
         validation_file=validation_file,
+        test_file=test_file,
         suffix=suffix,
         settings=settings,
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from app.cli.connection import connect
+from app.cli.jobs import held_out
 from app.cli.jobs.job_ids import find_job
 from app.cli.jobs.job_report import VERDICTS, JobReport
 from app.cli.jobs.live_panel import LivePanel, follow
@@ -99,6 +100,11 @@ def wait(client: Client, job_id: str, options: WaitOptions) -> NoReturn:
 
 
 def _print_end(job: Json) -> None:
+    if (reason := held_out.reason(job)) is not None:
+        if job["verdict"] == "worse":
+            err.print(f"[bold red]{held_out.WORSE}[/bold red]")
+            github.annotate_step(held_out.WORSE.rstrip("."), reason)
+        note(reason if (verdict := held_out.verdict_of(job)) is None else f"Verdict {verdict}: {reason}")
     for gate in job["gates"]:
         result = gate["gate"] + (f" ({gate['reason']})" if gate["reason"] else "")
         note(f"Gate {VERDICTS[gate['passed']]}: {result}")

@@ -16,8 +16,13 @@ from app.client import Client
 JOB: dict[str, Any] = {
     "id": "ftjob-1",
     "fine_tuned_model": "ft:smollm2-135m-instruct:default:demo:abcdefgh",
-    "evaluation": {
+    "verdict": "improved",
+    "comparison": {"difference": 0.65, "low": 0.5, "high": 0.76, "reason": "...", "rows": 50},
+    "evaluation": {"selection_rows": 48}
+    | {
         when: {
+            "rows": 50,
+            "intervals": {"eval/accuracy": [accuracy - 0.09, accuracy + 0.1]},
             "values": {"eval/accuracy": accuracy, "eval/reward": accuracy, "eval/mean_length": 12.5},
             "samples": [{"prompt": "What is 17 + 48?", "response": answer, "reward": reward, "reference": "65"}],
         }
@@ -60,14 +65,18 @@ def test_report_as_json_and_on_the_terminal() -> None:
     content = json.loads(json.dumps(report.to_json()))
     assert (content["before"]["accuracy"], content["after"]["accuracy"], content["seed"]) == (0.1, 0.75, 7)
     assert content["samples"][0]["after"] == {"response": "It is 65.", "reward": 1.0}
+    assert content["intervals"]["after"]["accuracy"] == [0.66, 0.85]
+    assert (content["verdict"], content["rows"]) == ("improved", 50)
     console = Console(file=StringIO(), width=80)
     print_report(report, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     assert f"adapter  {report.adapter}\n" in shown, "a path must stay on one line"
     for part in (
-        "10%",
-        "75%",
+        "50 problems, 95 % intervals in brackets; 48 others chose the adapter.",
+        "10% (1% to 20%)",
+        "75% (66% to 85%)",
+        "Verdict: improved, mean reward +0.65 (95 % interval +0.50 to +0.76)",
         "It is 65.",
         "/a1/adapter",
         "http://127.0.0.1:8000/v1",

@@ -94,11 +94,21 @@ def test_markdown_tables() -> None:
         "| Model | ft:tiny:p::1 |",
         "| Steps | 2/2 |",
         "| Duration | 4:07 |",
-        "| eval/accuracy | 0.25 | 0.75 |",
+        "| eval/accuracy | 25.0% | 75.0% |",
         "| eval/loss &lt; 9 | passed | 1.5 | 1.5 |",
         "| eval/accuracy >= 0.8 | failed | 0.25 | 0.25 |",
     ):
         assert line in lines, lines
+
+
+def test_worse_model_is_reported_everywhere() -> None:
+    why = "Mean held-out reward on 50 rows fell"
+    values = {"values": {"eval/accuracy": 0.5}, "intervals": {"eval/accuracy": [0.366, 0.634]}, "rows": 50}
+    done = report(verdict="worse", comparison={"reason": why}, evaluation={"before": values, "after": values})
+    lines = done.markdown().splitlines()
+    assert {"| Status | succeeded, WORSE |", f"| Verdict | {why} |"} <= {*lines}
+    assert "| eval/accuracy | 50.0% (36.6% to 63.4%) | 50.0% (36.6% to 63.4%) |" in lines
+    assert f"WORSE: {why}" in done.junit()
 
 
 def test_error_is_escaped_in_its_cell() -> None:
