@@ -26,24 +26,24 @@ const loss = (hint: string): Rule => ({ title: "Loss", hint, names: ["loss"] });
 
 const HELD_OUT_RESULTS: Rule = {
   title: "Held-out results",
-  hint: "Reward, accuracy and pass@k on rows that are not used for training.",
+  hint: "Reward, accuracy and pass@k on the held-out rows that select the adapter. The results above are of other rows.",
   names: ["eval/reward", "eval/accuracy", /^eval\/pass@/],
 };
 const HELD_OUT_LOSS: Rule = {
   title: "Held-out loss",
-  hint: "Loss on demonstrations (per token) or pairs that are not used for training.",
+  hint: "Loss on demonstrations (per token) or pairs of the held-out rows that select the adapter.",
   unit: "nats",
   names: ["eval/loss"],
 };
 const FORWARD_KL: Rule = {
   title: "Forward KL",
-  hint: "How far the model has moved from the base model.",
+  hint: "eval/forward_kl: how much less probable 16 answers of the base model have become, a rough estimate.",
   unit: "nats",
   names: ["eval/forward_kl", "kl"],
 };
 const ENTROPY: Rule = {
   title: "Entropy",
-  hint: "A fast drop means that the answers become alike.",
+  hint: "A fast drop means that the answers become alike. Held-out: along greedy answers, so it is lower.",
   unit: "nats",
   names: ["entropy", "eval/entropy"],
 };

@@ -21,6 +21,7 @@ export function requestFromJob(job: Job): Record<string, unknown> {
     model: job.model,
     training_file: job.training_file,
     ...(job.validation_file ? { validation_file: job.validation_file } : {}),
+    ...(job.test_file ? { test_file: job.test_file } : {}),
     method,
     seed: job.seed,
     ...(job.user_provided_suffix ? { suffix: job.user_provided_suffix } : {}),

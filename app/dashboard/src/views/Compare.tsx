@@ -17,6 +17,7 @@ import { useLocation } from "../root";
 import type { Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
 import { methodOf, timeTaken } from "./Jobs";
+import { VerdictBadge } from "./ModelVerdict";
 import { MAX_COMPARED } from "./SelectedJobs";
 
 /** The metrics that are compared, with a title where the title of a job's chart does not fit one metric alone. */
@@ -200,7 +201,7 @@ function Results({ jobs }: { jobs: Job[] }) {
                 <i class={`swatch c${index}`} /> <a href={`/ui/jobs/${job.id}`}>{nameOf(job)}</a>
               </td>
               <td>
-                <StatusBadge value={job.status} />
+                <StatusBadge value={job.status} /> <VerdictBadge job={job} />
               </td>
               <td class="figure">{job.progress.step.toLocaleString("en-US")}</td>
               <td class="figure">{timeTaken(job) ?? "–"}</td>
@@ -212,6 +213,12 @@ function Results({ jobs }: { jobs: Job[] }) {
                     <b>{number(result?.after ?? result?.before)}</b>{" "}
                     {result?.before !== undefined && result.after !== undefined && (
                       <small>from {number(result.before)}</small>
+                    )}
+                    {result?.interval && (
+                      <small title="95 % confidence interval">
+                        {" "}
+                        ({number(result.interval[0])} to {number(result.interval[1])})
+                      </small>
                     )}
                   </td>
                 );

@@ -58,6 +58,11 @@ export function ConfigTab({ job }: { job: Job }) {
               , held-out file <a href={`/ui/files/${job.validation_file}`}>{job.validation_file}</a>
             </>
           )}
+          {job.test_file && (
+            <>
+              , test file <a href={`/ui/files/${job.test_file}`}>{job.test_file}</a>
+            </>
+          )}
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
         <RowsUsed of={job} />

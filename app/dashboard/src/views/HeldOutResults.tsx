@@ -1,10 +1,17 @@
-// Results on held-out rows before and after training.
+// Results before and after training, on the held-out rows that did not select the adapter.
 import { useState } from "preact/hooks";
 import { DataTable } from "../components/DataTable";
 import { number, plural, signed } from "../format";
 
-type Result = Record<string, unknown> & { step?: number; samples?: Sample[] };
+type Result = Record<string, unknown> & {
+  step?: number;
+  samples?: Sample[];
+  intervals?: Record<string, [number, number]>;
+  rows?: number;
+};
 interface Sample {
+  /** Absent in jobs of earlier versions. */
+  line?: number;
   prompt: string;
   response: string;
   reward: number | null;
@@ -30,10 +37,12 @@ export interface HeldOutResult {
   after: number | undefined;
   /** Above 0 for an improvement. */
   gain: number;
+  /** The 95 % interval of `after`, or of `before` as long as there is no other. */
+  interval: [number, number] | undefined;
 }
 
 /** Results before and after training, of a job or of a model. */
-type Evaluation = { before?: unknown; after?: unknown } | null | undefined;
+type Evaluation = { before?: unknown; after?: unknown; selection_rows?: unknown; lines?: unknown } | null | undefined;
 
 /** Returns held-out results before and after training. */
 export function heldOutResults(evaluation: Evaluation): HeldOutResult[] {
@@ -54,6 +63,7 @@ export function heldOutResults(evaluation: Evaluation): HeldOutResult[] {
           before: from,
           after: to,
           gain: Math.abs(change) < 1e-9 ? 0 : change,
+          interval: (after ?? before)?.intervals?.[key],
         };
       }),
   );
@@ -66,7 +76,7 @@ export function HeldOutResults({ evaluation }: { evaluation: Evaluation }) {
   return (
     <section aria-label="Held-out results">
       <div class="tiles">
-        {results.map(({ name, title, before: from, after: to, gain }) => (
+        {results.map(({ name, title, before: from, after: to, gain, interval }) => (
           <div class="tile" key={name}>
             <span>held-out {title}</span>
             <strong>{number(to ?? from)}</strong>
@@ -75,12 +85,55 @@ export function HeldOutResults({ evaluation }: { evaluation: Evaluation }) {
                 ? "before training"
                 : `${gain > 0 ? "✓ " : gain < 0 ? "✕ " : ""}${signed(to - from)} from ${number(from)}`}
             </small>
+            {interval && (
+              <small title="95 % confidence interval">
+                95 %: {number(interval[0])} to {number(interval[1])}
+              </small>
+            )}
           </div>
         ))}
       </div>
+      <RowsOfResults evaluation={evaluation} />
       {after?.samples?.length ? <Samples before={before?.samples ?? []} after={after.samples} /> : null}
     </section>
   );
+}
+
+/** Which rows the results are measured on, and which ones selected the adapter. */
+function RowsOfResults({ evaluation }: { evaluation: Evaluation }) {
+  const { before, after } = (evaluation ?? {}) as { before?: Result; after?: Result };
+  const rows = (after ?? before)?.rows;
+  const selecting = evaluation?.selection_rows;
+  if (!rows || typeof selecting !== "number") return null;
+  const lines = evaluation?.lines as { selection: number[]; reporting: number[] } | undefined;
+  return (
+    <div class="soft held-out-rows">
+      Measured on {plural(rows, "held-out row")}, with 95 % intervals.{" "}
+      {selecting
+        ? `${plural(selecting, "other row")} selected the adapter and are charted below.`
+        : "They are too few to be split, so none selected the adapter: it is that of the last step."}
+      {lines && (
+        <details>
+          <summary>Which rows?</summary>
+          <p>
+            Reporting: lines {ranges(lines.reporting)}
+            {lines.selection.length > 0 && <>. Selecting: lines {ranges(lines.selection)}</>}
+          </p>
+        </details>
+      )}
+    </div>
+  );
+}
+
+/** Formats ascending numbers as "1-3, 7, 9-12". */
+export function ranges(lines: number[]): string {
+  const parts: [number, number][] = [];
+  for (const line of lines) {
+    const last = parts.at(-1);
+    if (last && last[1] === line - 1) last[1] = line;
+    else parts.push([line, line]);
+  }
+  return parts.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(", ");
 }
 
 /** Samples that are shown, in a few lines each, until the user asks for all. */
@@ -95,7 +148,10 @@ function Samples({ before, after }: { before: Sample[]; after: Sample[] }) {
         {after.slice(0, isWhole ? undefined : FIRST_SAMPLES).map((sample, index) => (
           <tr key={index}>
             <td class="text">
-              <div>{sample.prompt}</div>
+              <div>
+                {sample.line !== undefined && <small class="soft">line {sample.line} </small>}
+                {sample.prompt}
+              </div>
             </td>
             {[before[index], sample].map((answer, column) => (
               <td key={column} class="text">

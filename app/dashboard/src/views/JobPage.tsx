@@ -23,6 +23,7 @@ import { GroupsTab } from "./GroupsTab";
 import { JobNotes } from "./JobNotes";
 import { Progress } from "./Jobs";
 import { LogTab } from "./LogTab";
+import { VerdictBadge } from "./ModelVerdict";
 import { OverviewTab } from "./OverviewTab";
 import { RowsUsed } from "./RowUse";
 
@@ -194,6 +195,7 @@ function JobHeader({ job, isConnected, changed }: HeaderProps) {
       </div>
       <div class="facts">
         <StatusBadge value={job.status} />
+        <VerdictBadge job={job} />
         <Progress job={job} />
         <span>
           <b>{job.model}</b> · {String((job.method as { type: string }).type)}

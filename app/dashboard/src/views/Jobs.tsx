@@ -12,6 +12,7 @@ import { useLocation } from "../root";
 import { useCan } from "../session";
 import { useShortcuts } from "../shortcuts";
 import type { Job, Series } from "../types";
+import { VerdictBadge } from "./ModelVerdict";
 import { SelectedJobs } from "./SelectedJobs";
 import { Welcome } from "./Welcome";
 
@@ -186,7 +187,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
         <small class="cut">{[methodOf(job), ...tagsOf(job)].join(" · ")}</small>
       </Cell>
       <Cell>
-        <StatusBadge value={job.status} />
+        <StatusBadge value={job.status} /> <VerdictBadge job={job} />
       </Cell>
       <Cell>
         <Trend job={job} />

@@ -45,6 +45,12 @@ export function ModelLineage({ model }: { model: ModelDetails }) {
                   <FileFacts file={lineage.validation_file} />
                 </>
               )}
+              {lineage.test_file && (
+                <>
+                  <dt>test</dt>
+                  <FileFacts file={lineage.test_file} />
+                </>
+              )}
             </dl>
           </Link>
         )}

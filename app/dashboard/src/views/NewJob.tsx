@@ -69,7 +69,7 @@ function NewJobForm() {
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((model) => !model.base_model);
   const ready = (files.value?.data ?? []).filter((file) => file.status === "processed");
-  const offered = uniqueFiles(ready, [form.training_file, form.validation_file]);
+  const offered = uniqueFiles(ready, [form.training_file, form.validation_file, form.test_file]);
   useEffect(() => {
     const [base, file] = [bases[0]?.id, ready[0]?.id];
     setForm((old) => ({ ...old, model: old.model || base || "", training_file: old.training_file || file || "" }));
@@ -166,6 +166,18 @@ function NewJobForm() {
               reload={files.reload}
               none="none: no evaluation before and after training"
             />
+            {form.validation_file && (
+              <FileField
+                label="Test file"
+                id="test"
+                path="test_file"
+                files={offered.filter((file) => file.id !== form.validation_file)}
+                value={form.test_file}
+                set={(test_file) => set({ test_file })}
+                reload={files.reload}
+                none="none: half of the held-out file reports the results"
+              />
+            )}
             <fieldset class="choices">
               <legend>Method</legend>
               {METHODS.map(({ name, title, text: help }) => (

@@ -12,6 +12,7 @@ import type { JobMetrics } from "../metricTable";
 import type { Attempt, Job } from "../types";
 import { HeldOutResults } from "./HeldOutResults";
 import { methodOf } from "./Jobs";
+import { VerdictText } from "./ModelVerdict";
 
 interface OverviewProps {
   job: Job;
@@ -53,6 +54,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
   );
   return (
     <>
+      <VerdictText job={job} />
       <HeldOutResults evaluation={job.evaluation} />
       {(table.steps.at(-1) ?? 0) === 0 ? (
         <EmptyState title={isFinal(job) ? "No steps completed" : "No steps yet"}>

@@ -27,18 +27,19 @@ function FileRows({ label, use, isQuiet }: { label: string; use: Use | null | un
   );
 }
 
-/** The rows of both files of a job or a validation; with `isQuiet`, only of a file that loses rows. */
+/** The rows of all files of a job or a validation; with `isQuiet`, only of a file that loses rows. */
 export function RowsUsed({
   of,
   isQuiet = false,
 }: {
-  of: { rows?: Use | null; held_out_rows?: Use | null };
+  of: { rows?: Use | null; held_out_rows?: Use | null; test_rows?: Use | null };
   isQuiet?: boolean;
 }) {
   return (
     <>
       <FileRows label="Training file" use={of.rows} isQuiet={isQuiet} />
       <FileRows label="Held-out file" use={of.held_out_rows} isQuiet={isQuiet} />
+      <FileRows label="Test file" use={of.test_rows} isQuiet={isQuiet} />
     </>
   );
 }

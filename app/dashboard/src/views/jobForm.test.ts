@@ -55,11 +55,12 @@ describe("the form of a job", () => {
       integrations,
       chat_template_kwargs,
     };
-    const { body } = send(formFromRequest({ model: "m", training_file: "f", method, seed: 7, ...rest }));
+    const files = { training_file: "f", validation_file: "v", test_file: "t" };
+    const { body } = send(formFromRequest({ model: "m", ...files, method, seed: 7, ...rest }));
     const { batch_size: _, ...hyperparameters } = method.gft.hyperparameters;
     expect(body).toEqual({
       model: "m",
-      training_file: "f",
+      ...files,
       method: { type: "gft", gft: { ...method.gft, hyperparameters } },
       ...rest,
     });

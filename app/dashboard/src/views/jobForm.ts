@@ -20,6 +20,7 @@ export interface JobForm {
   model: string;
   training_file: string;
   validation_file: string;
+  test_file: string;
   method: MethodName;
   /** JSON of the grader. */
   grader: string;
@@ -50,7 +51,7 @@ export const METHODS: { name: MethodName; title: string; text: string }[] = [
 
 /** Fields of the request that have an input of their own in the form. */
 export const OWN_INPUTS = [
-  ...["model", "training_file", "validation_file", "method", "integrations", "gft"],
+  ...["model", "training_file", "validation_file", "test_file", "method", "integrations", "gft"],
   ...["grader", "group", "teacher.model", "teacher.base_url", "teacher.budget", "teacher.sampling.temperature"],
 ];
 
@@ -67,6 +68,7 @@ export const EMPTY_FORM: JobForm = {
   model: "",
   training_file: "",
   validation_file: "",
+  test_file: "",
   method: "gft",
   grader: JSON.stringify(GRADER, null, 2),
   gradesHeldOut: false,
@@ -118,6 +120,7 @@ export function requestFromForm(form: JobForm, fields: SchemaField[]): { body: P
     model: form.model,
     training_file: form.training_file,
     ...(form.validation_file ? { validation_file: form.validation_file } : {}),
+    ...(form.validation_file && form.test_file ? { test_file: form.test_file } : {}),
     method: { type: form.method, [form.method]: settings },
     ...form.job,
     ...(form.integrations.length ? { integrations: form.integrations } : {}),
@@ -162,7 +165,7 @@ function withoutUnset(values: Plain): Plain {
 
 /** Fills the form from the request of an existing job, without its seed: the clone gets a new one. */
 export function formFromRequest(body: Record<string, unknown>): JobForm {
-  const { model, training_file, validation_file, method, integrations, seed: _, ...job } = body;
+  const { model, training_file, validation_file, test_file, method, integrations, seed: _, ...job } = body;
   const name = String(object(method).type) as MethodName;
   const { grader, group, teacher, ...rest } = object(object(method)[name]);
   const { temperature: __, ...sampling } = object(object(teacher).sampling);
@@ -172,6 +175,7 @@ export function formFromRequest(body: Record<string, unknown>): JobForm {
     model: text(model),
     training_file: text(training_file),
     validation_file: text(validation_file),
+    test_file: text(test_file),
     method: name,
     grader: grader ? JSON.stringify(grader, null, 2) : EMPTY_FORM.grader,
     gradesHeldOut: Boolean(grader),
