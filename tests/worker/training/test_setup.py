@@ -147,6 +147,15 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
     return Job(tmp_path / "run", chat_directory)
 
 
+def test_invalid_held_out_row_names_its_file(job: Job, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"messages": "none"}\n', encoding="utf-8")
+    code, [failed] = job.run(validation=broken)
+    assert code is TrainerExit.bad_data
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.param) == ("invalid_file", "validation_file")
+
+
 def test_unknown_lora_target_is_bad_config(job: Job) -> None:
     code, reports = job.run(lora={"r": 4, "alpha": 8, "target_modules": ["q_proj_of_another_model"]})
     assert code is TrainerExit.bad_config
