@@ -35,7 +35,10 @@ export function VerdictText({ job }: { job: Job }) {
     worse: "Training made the model worse. Use the model that training started from.",
   }[job.verdict];
   return (
-    <div class={`verdict ${job.verdict === "worse" ? "notice bad" : ""}`} role={job.verdict === "worse" ? "alert" : undefined}>
+    <div
+      class={`verdict ${job.verdict === "worse" ? "notice bad" : ""}`}
+      role={job.verdict === "worse" ? "alert" : undefined}
+    >
       <VerdictBadge job={job} /> {meaning}{" "}
       <span class="soft">
         {change} Before {number(found.before)}, after {number(found.after)}.
