@@ -22,7 +22,7 @@ import pyte
 from pyte.screens import Char
 
 COLUMNS: Final = 120
-ROWS: Final = 34
+ROWS: Final = 46
 LONGEST_WAIT_SECONDS: Final = 1.0
 """Longer waits between two changes of the screen are shown this long, before all are shortened alike."""
 PLAY_SECONDS: Final = 24.0

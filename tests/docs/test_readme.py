@@ -16,3 +16,4 @@ def test_readme_is_short() -> None:
 def test_readme_answers_in_order() -> None:
     headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
     assert headings[:4] == ["Install", "Who it is for", "Why GFT", "Supported platforms"]
+    assert README.index("docs/demo.svg") < README.index("## Install")

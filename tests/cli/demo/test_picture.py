@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +16,15 @@ from tests.terminal_picture import draw, record
 pytestmark = [pytest.mark.pictures, pytest.mark.timeout(3600)]
 
 MAX_BYTES: Final = 300_000
+END: Final = b"Stopping the server"
 
 
 def test_demo_picture(short_dir: Path) -> None:
     pull(BASE_MODEL, settings.load().models_dir, print)
     program = Path(sys.executable).with_name("grouptune")
     home = {"GROUPTUNE_STATE_DIR": str(short_dir / "state")}
-    picture = draw("grouptune demo", record([program, "demo", "--no-keep"], os.environ | home))
+    outputs = record([program, "demo", "--no-keep"], os.environ | home)
+    picture = draw("grouptune demo", [*takewhile(lambda output: END not in output.data, outputs)])
     (Path(os.environ["GROUPTUNE_PICTURES"]) / "demo.svg").write_text(picture, encoding="utf-8")
     assert len(picture.encode()) < MAX_BYTES
     assert "Held-out problems, never trained on" in picture
