@@ -50,14 +50,6 @@ from worker.training.types import Prompt, PromptGroup
 _DROPOUT_STREAM = 3
 
 
-@dataclass
-class _Took:
-    """Seconds of a step's parts."""
-
-    rollout: float
-    grading: float
-
-
 class Stopped(Exception):
     """The run stopped on request, after writing a checkpoint of the last finished step."""
 
@@ -149,8 +141,9 @@ class Trainer:
 
         # Rollouts and rewards: one group per prompt, of its demonstration, teacher answers and samples from the current
         # policy. A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
-        groups, took = self._graded_groups(step, self._prompts(step))
-        discarded = self._resample(step, groups, took)
+        groups, rollout_seconds = self._graded_groups(step, self._prompts(step))
+        discarded, more_seconds = self._resample(step, groups)
+        rollout_seconds += more_seconds
         graded = time.monotonic()
 
         # Update: AdamW on - sum A C(p) log p / N; several updates only if the job says so.
@@ -167,8 +160,8 @@ class Trainer:
             **metrics.loss_metrics(groups, update, self.updater.loss),
             "learning_rate": rate,
             "num_tokens": float(self.computed_tokens),
-            "gft/timing/rollout": took.rollout,
-            "gft/timing/grading": took.grading,
+            "gft/timing/rollout": rollout_seconds,
+            "gft/timing/grading": graded - started - rollout_seconds,
             "gft/timing/update": updated - graded,
             "step_time": updated - started + (teacher_seconds or 0.0),
             "gft/tokens_per_second": update.computed_tokens / max(updated - started, 1e-9),
@@ -211,7 +204,8 @@ class Trainer:
 
     def _graded_groups(
         self, step: int, prompts: list[Prompt], resampling_round: int = 0
-    ) -> tuple[list[PromptGroup], _Took]:
+    ) -> tuple[list[PromptGroup], float]:
+        """Returns graded groups and the seconds of their rollouts."""
         started = time.monotonic()
         grading = self._new_grading()
         groups = self._build_groups(step, prompts, grading, resampling_round)
@@ -220,7 +214,7 @@ class Trainer:
             grading.finish(groups, self._grader_health, self._advantage_scaling)
         elif self._is_imitation:
             set_imitation_advantages(groups)
-        return groups, _Took(rolled_out - started, time.monotonic() - rolled_out)
+        return groups, rolled_out - started
 
     def _build_groups(
         self, step: int, prompts: list[Prompt], grading: Grading | None, resampling_round: int
@@ -241,19 +235,20 @@ class Trainer:
             resampling_round=resampling_round,
         )
 
-    def _resample(self, step: int, groups: list[PromptGroup], took: _Took) -> int:
-        """Replaces groups without contrast in place, adds its seconds to `took`, and returns the number replaced."""
+    def _resample(self, step: int, groups: list[PromptGroup]) -> tuple[int, float]:
+        """Replaces groups without contrast in place; returns the number replaced and the seconds of their rollouts."""
         if not self._resampling_rounds:
-            return 0
+            return 0, 0.0
+        seconds = 0.0
 
         def roll_out(prompts: Sequence[Prompt], number: int) -> list[PromptGroup]:
+            nonlocal seconds
             found, more = self._graded_groups(step, list(prompts), number)
-            took.rollout += more.rollout
-            took.grading += more.grading
+            seconds += more
             return found
 
         spare = self.ranks.share(self.order.spare(step))
-        return replace_groups_without_contrast(groups, self._resampling_rounds, spare, roll_out)
+        return replace_groups_without_contrast(groups, self._resampling_rounds, spare, roll_out), seconds
 
     def _update(self, step: int, groups: list[PromptGroup], rate: float) -> UpdateResult:
         # Dropout is a function of (seed, step), so a resumed run drops the same units. All updates on a batch drop the
