@@ -52,7 +52,8 @@ def _excluded(base: Any) -> str | None:
 
     These are encoders of images and sound, which text never reaches, routers, indexers, and what PEFT refuses.
     """
-    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    head = base.get_output_embeddings()  # which PEFT leaves out itself
+    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and module is not head]
     patterns = [*_ROUTERS, *_INDEXERS]
     decoder = next((name for name, module in base.named_modules() if module is base.get_decoder()), "")
     if decoder:

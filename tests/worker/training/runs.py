@@ -25,7 +25,7 @@ from app.core.spec.job import (
     Settings,
     TrainerSpec,
 )
-from app.core.spec.reports import Evaluated, Metrics, Report, TrainerExit, report_adapter
+from app.core.spec.reports import Evaluated, Message, Metrics, Report, TrainerExit, report_adapter
 from tests.forked import Program
 from tests.tiny_model import write_pairs, write_rows
 from worker.training.setup import run
@@ -133,6 +133,11 @@ class Job:
 
     def checkpoint(self, step: int) -> Path:
         return self.run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def messages(reports: list[Report]) -> list[Message]:
+    """Messages to the user, except that the held-out rows of these runs are few."""
+    return [one for one in of_kind(reports, Message) if "reporting_rows" not in (one.data or {})]
 
 
 def parse(lines: str) -> list[Report]:

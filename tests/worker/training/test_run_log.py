@@ -14,7 +14,7 @@ PHASES = (
     r"Device cpu \(1 thread\), torch 2",
     r"Base model /.+ loaded in [\d.]+ s: [\d,]+ parameters \(native\), adapter [\d,]+ \([\d.]+ %\)",
     r"Training file: 8 rows used, 1 dropped \(.+\)",
-    r"Held-out file: 3 rows used",
+    r"Held-out file: 20 rows used",
     r"Training starts: 2 steps of 4 rows in 1 epoch, learning rate",
     r"Evaluation at step 0: .*loss \d",
     r"Evaluation at step 2: .*loss \d.*; the best so far",

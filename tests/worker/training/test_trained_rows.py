@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pytest
 
-from app.core.spec.reports import Finished, Groups, Message, TrainerExit
-from tests.worker.training.runs import Job, of_kind
+from app.core.spec.reports import Finished, Groups, TrainerExit
+from tests.worker.training.runs import Job, messages, of_kind
 
 USER: Final = {"role": "user", "content": "0+1="}
 TOOLS: Final = [{"type": "function", "function": {"name": "tide", "description": "Tides", "parameters": {}}}]
@@ -102,7 +102,7 @@ def trained(job: Job, path: Path, **options: Any) -> tuple[list[str], list[str],
     assert code is TrainerExit.succeeded
     [finished] = of_kind(reports, Finished)
     members = [member for step in of_kind(reports, Groups) for group in step.groups for member in group.members]
-    warnings = [report.message for report in of_kind(reports, Message) if report.level == "warn"]
+    warnings = [report.message for report in messages(reports) if report.level == "warn"]
     assert finished.trained_tokens == sum(member.tokens for member in members)
     return [member.text for member in members], warnings, finished.trained_tokens
 

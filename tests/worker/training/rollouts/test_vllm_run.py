@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from app.core.retry import RetryPolicy
-from app.core.spec.reports import Evaluated, Failed, Finished, Groups, Message, Metrics, Report, Source, TrainerExit
+from app.core.spec.reports import Evaluated, Failed, Finished, Groups, Metrics, Report, Source, TrainerExit
 from tests import tiny_model
 from tests.worker.training.rollouts.vllm_server import VllmServer
-from tests.worker.training.runs import STEPS, Job, of_kind, read_until, trainer_process
+from tests.worker.training.runs import STEPS, Job, messages, of_kind, read_until, trainer_process
 from tests.worker.training.test_distributed import two
 
 GAP = "sampling/sampling_logp_difference/max"
@@ -60,7 +60,7 @@ def test_rollouts_use_the_adapter_of_every_step(job: Job, server: VllmServer, mo
     code, reports = job.run()
     assert code is TrainerExit.succeeded
     assert len(of_kind(reports, Finished)) == 1
-    assert of_kind(reports, Message) == []
+    assert messages(reports) == []
     assert versions(reports) == {step: {step - 1} for step in range(1, STEPS + 1)}
     gaps = [row.values[GAP] for row in of_kind(reports, Metrics) if row.values.get(GAP) is not None]
     assert len(gaps) >= STEPS / 2
@@ -84,7 +84,7 @@ def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) 
     assert weights[0] == pytest.approx(1, abs=1e-4)
     assert max(abs(weight - 1) for weight in weights) > 0.01
     assert max(row.values.get("gft/importance_truncated_frac") or 0 for row in of_kind(reports, Metrics)) > 0
-    [alarm] = [one for one in of_kind(reports, Message) if one.level == "warn"]
+    [alarm] = [one for one in messages(reports) if one.level == "warn"]
     assert "sampler and trainer disagree about log-probabilities" in alarm.message
 
 
