@@ -58,11 +58,12 @@ def upload(client: OpenAI, path: Path, rows: int) -> str:
 
 @pytest.fixture(scope="module")
 def succeeded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Ids of two jobs that have succeeded: `short-run` and `long-run`."""
+    """Ids of two jobs that have succeeded, `short-run` and `long-run`; each has its own copy of the same file."""
     with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as client:
-        file = upload(client, tmp_path_factory.mktemp("succeeded") / "rows.jsonl", 16)
+        path = tmp_path_factory.mktemp("succeeded") / "rows.jsonl"
         jobs = [
-            make_job(client, file, suffix, max_steps=steps) for suffix, steps in (("short-run", 2), ("long-run", 4))
+            make_job(client, upload(client, path, 16), suffix, max_steps=steps)
+            for suffix, steps in (("short-run", 2), ("long-run", 4))
         ]
         eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).status == "succeeded" for job in jobs))
         return jobs
@@ -286,6 +287,10 @@ def test_compare_jobs_by_keyboard(page: Page, sign_in: SignIn, picture: Picture,
     expect(page.get_by_role("heading", name="Reward", exact=True)).to_be_visible()
     expect(page.locator(".results")).to_contain_text("short-run")
     expect(page.locator("tr.changed").filter(has_text="max_steps")).to_contain_text("4")
+    page.get_by_label("Show equal settings too").check()
+    file = page.locator(".settings tr").filter(has_text="training_file")
+    expect(file.get_by_text("sha256 ")).to_have_count(2)
+    expect(file).not_to_have_class("changed")
     page.get_by_label("Smoothing").fill("0.6")
     expect(page.locator(".controls output")).to_have_text("60 %")
     picture(page, "compare-two")

@@ -14,7 +14,7 @@ import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
 import { isFinal, useProjectStream } from "../liveData";
 import type { JobMetrics, MetricTable } from "../metricTable";
 import { useLocation } from "../root";
-import type { Job } from "../types";
+import type { FileObject, Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
 import { methodOf, timeTaken } from "./Jobs";
 import { VerdictBadge } from "./ModelVerdict";
@@ -279,15 +279,32 @@ function settingsOf(job: Job): FlatSettings {
   return flatten({ method: type, ...whole, ...settings, ...rest });
 }
 
+/** The files of the jobs by id, without deleted ones; undefined while they are loading. */
+function useFilesOf(jobs: Job[]): Map<string, FileObject> | undefined {
+  const [files, setFiles] = useState<Map<string, FileObject>>();
+  const ids = [...new Set(jobs.flatMap((job) => [job.training_file, job.validation_file]))].filter((id) => id !== null);
+  useEffect(() => {
+    Promise.allSettled(ids.map((id) => get<FileObject>(`/v1/files/${id}`))).then((answers) => {
+      const found = answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
+      setFiles(new Map(found.map((file) => [file.id, file])));
+    });
+  }, [ids.join()]);
+  return files;
+}
+
 function Differences({ jobs }: { jobs: Job[] }) {
   const [everything, setEverything] = useState(false);
+  const files = useFilesOf(jobs);
+  if (files === undefined) return <Loading what="the settings" />;
   const settings = jobs.map(settingsOf);
   const paths = [...new Set(settings.flatMap((own) => Object.keys(own)))].sort();
-  const differs = (path: string) => new Set(settings.map((own) => own[path])).size > 1;
+  const content = (value: string | undefined) => files.get(value ?? "")?.sha256 ?? value;
+  const differs = (path: string) => new Set(settings.map((own) => content(own[path]))).size > 1;
   const shown = paths.filter((path) => everything || differs(path));
   return (
     <section>
       <h2>Differences</h2>
+      <p class="soft">Two files are equal if their contents are equal, whatever their names.</p>
       <label class="row">
         <input type="checkbox" checked={everything} onChange={(event) => setEverything(event.currentTarget.checked)} />
         Show equal settings too
@@ -313,7 +330,7 @@ function Differences({ jobs }: { jobs: Job[] }) {
                   <td>{path}</td>
                   {settings.map((own, index) => (
                     <td key={index} class="text">
-                      {own[path] ?? "–"}
+                      <SettingValue value={own[path]} file={files.get(own[path] ?? "")} />
                     </td>
                   ))}
                 </tr>
@@ -323,5 +340,16 @@ function Differences({ jobs }: { jobs: Job[] }) {
         </div>
       )}
     </section>
+  );
+}
+
+function SettingValue({ value, file }: { value: string | undefined; file: FileObject | undefined }) {
+  if (!file) return <>{value ?? "–"}</>;
+  return (
+    <>
+      <a href={`/ui/files/${file.id}`}>{file.filename}</a>
+      <br />
+      <small title={file.sha256}>sha256 {file.sha256.slice(0, 8)}</small>
+    </>
   );
 }
