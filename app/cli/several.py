@@ -1,9 +1,11 @@
 """Commands that change several objects: each is changed, and the refused ones are reported at the end."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import typer
 
+from app.cli.ui.confirmation import confirm
 from app.cli.ui.console import fail, note, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.client import ApiError, Client, Json, path_segment
@@ -33,12 +35,28 @@ def change_each(names: Sequence[str], change: Callable[[str], Json], *, as_json:
         raise typer.Exit(ExitCode.error)
 
 
-def delete_each(client: Client, path: str, names: Sequence[str], *, as_json: bool) -> None:
-    """Delete the objects `names` below the path of their collection."""
+def delete_each(
+    client: Client, path: str, names: Sequence[str], noun: str, *, label: str, is_confirmed: bool, as_json: bool
+) -> None:
+    """Delete the objects `names` below the path of their collection, after a confirmation on a terminal.
+
+    The question shows the field `label` of each object.
+    """
+    names = list(dict.fromkeys(names))
+    confirm("Delete", names, noun, partial(label_of, client, path, label), is_confirmed=is_confirmed)
 
     def delete(name: str) -> Json:
         answer = client.delete(f"{path}/{path_segment(name)}")
         note(f"{name} is deleted.")
         return answer
 
-    change_each(list(dict.fromkeys(names)), delete, as_json=as_json)
+    change_each(names, delete, as_json=as_json)
+
+
+def label_of(client: Client, path: str, field: str, name: str) -> str | None:
+    """Return a field of an object, or None if the object cannot be read: changing it then reports why."""
+    try:
+        value: str | None = client.get(f"{path}/{path_segment(name)}").get(field)
+    except ApiError:
+        return None
+    return value

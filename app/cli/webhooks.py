@@ -6,6 +6,7 @@ import typer
 
 from app.cli.connection import connect
 from app.cli.several import delete_each
+from app.cli.ui.confirmation import Yes
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import age
 from app.cli.ui.options import AsJson, StateDir
@@ -139,12 +140,13 @@ def rotate_secret(
 @app.command()
 def delete(
     endpoints: Annotated[list[str], typer.Argument(metavar="ENDPOINT...", help="Endpoint ids: we_...")],
+    yes: Yes = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete endpoints with their deliveries."""
     with connect(state_dir) as client:
-        delete_each(client, _PATH, endpoints, as_json=as_json)
+        delete_each(client, _PATH, endpoints, "webhook endpoint", label="url", is_confirmed=yes, as_json=as_json)
 
 
 def _delivery(delivery: Json) -> tuple[object, ...]:

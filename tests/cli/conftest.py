@@ -1,6 +1,7 @@
 """Fixtures that run `grouptune` as a separate process against a running server."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,25 @@ def grouptune(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def run(*words: object, stdin: str = "", **changed: str | None) -> "subprocess.CompletedProcess[str]":
         return run_grouptune(words, environment(changed), scratch, stdin)
+
+    return run
+
+
+@pytest.fixture
+def answer_grouptune(stack: Any) -> Run:
+    """Run `grouptune WORDS...` on a terminal that types `answer`; `stderr` is what the terminal shows."""
+    environment = _environment(stack)
+
+    def run(*words: object, answer: str, **changed: str | None) -> "subprocess.CompletedProcess[str]":
+        terminal, own_end = pty.openpty()
+        os.write(terminal, f"{answer}\n".encode())
+        command = [sys.executable, "-m", "app.cli", *map(str, words)]
+        streams: dict[str, Any] = {"stdin": own_end, "stdout": subprocess.PIPE, "stderr": own_end}
+        done = subprocess.run(command, cwd=ROOT, env=environment(changed), text=True, **streams)
+        shown = os.read(terminal, 65_536).decode()
+        os.close(own_end)
+        os.close(terminal)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout, shown)
 
     return run
 

@@ -7,7 +7,7 @@ from tests.cli.conftest import Run
 from tests.http_server import Received, Reply, http_server
 
 
-def test_create_test_inspect_and_delete(grouptune: Run) -> None:
+def test_create_test_inspect_and_delete(grouptune: Run, answer_grouptune: Run) -> None:
     received: list[Received] = []
 
     def answer(request: Received) -> Reply:
@@ -29,6 +29,11 @@ def test_create_test_inspect_and_delete(grouptune: Run) -> None:
     assert rotated not in ("", endpoint["signing_secret"])
     unknown = grouptune("webhooks", "replay", endpoint["id"], "wh_none")
     assert unknown.returncode == ExitCode.error
+    kept = answer_grouptune("webhooks", "delete", endpoint["id"], answer="n")
+    assert (kept.returncode, kept.stdout) == (ExitCode.error, ""), kept.stderr
+    question = f"Delete 1 webhook endpoint:\r\n  {endpoint['id']}  {url}/hook\r\nContinue? [y/N]: "
+    assert question in kept.stderr
+    assert kept.stderr.endswith("Nothing was changed.\r\n")
     removed = grouptune("webhooks", "delete", endpoint["id"], "we_none")
     assert (removed.returncode, removed.stdout) == (ExitCode.error, f"{endpoint['id']}\n")
     assert "we_none" in removed.stderr

@@ -13,6 +13,7 @@ from app.cli.files.pull import pull
 from app.cli.files.suggest_grader import suggest_grader
 from app.cli.files.upload import upload
 from app.cli.several import delete_each
+from app.cli.ui.confirmation import Yes
 from app.cli.ui.console import note, write_findings, write_json, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import age, human_bytes
@@ -74,12 +75,13 @@ app.command()(pull)
 @app.command()
 def delete(
     file_ids: Annotated[list[str], typer.Argument(metavar="FILE...", help="File ids: file-...")],
+    yes: Yes = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete files that no unfinished job uses."""
     with connect(state_dir) as client:
-        delete_each(client, "/files", file_ids, as_json=as_json)
+        delete_each(client, "/files", file_ids, "file", label="filename", is_confirmed=yes, as_json=as_json)
 
 
 def _show_report(answer: Json) -> None:

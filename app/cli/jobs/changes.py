@@ -1,5 +1,6 @@
 """`grouptune jobs cancel`, `pause`, `resume` and `delete`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -7,7 +8,9 @@ import typer
 
 from app.cli.connection import connect
 from app.cli.jobs.job_ids import find_jobs
+from app.cli.jobs.listing import name_of
 from app.cli.several import change_each
+from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import note
 from app.cli.ui.options import AsJson, JobIds, StateDir
 from app.client import NOT_FOUND, ApiError, Client, Json, path_segment
@@ -34,11 +37,14 @@ def resume(job_ids: JobIds, state_dir: StateDir = None, as_json: AsJson = False)
 def delete(
     job_ids: JobIds,
     models: Annotated[bool, typer.Option("--models", help="Delete the models that the jobs published, too.")] = False,
+    yes: Yes = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete finished jobs with their checkpoints and metrics."""
     with connect(state_dir) as client:
+        job_ids = find_jobs(client, job_ids)
+        confirm("Delete", job_ids, "job", partial(_describe, client, models), is_confirmed=yes)
 
         def remove(job_id: str) -> Json:
             if models:
@@ -47,7 +53,17 @@ def delete(
             note(f"{job_id} is deleted.")
             return answer
 
-        change_each(find_jobs(client, job_ids), remove, as_json=as_json)
+        change_each(job_ids, remove, as_json=as_json)
+
+
+def _describe(client: Client, with_model: bool, job_id: str) -> str | None:
+    """Return the name and the status of the job, and the model that is deleted with it; None if it cannot be read."""
+    try:
+        job = client.get(f"/fine_tuning/jobs/{job_id}")
+    except ApiError:
+        return None
+    model = job["fine_tuned_model"] if with_model else None
+    return "  ".join(filter(None, (name_of(job), job["status"], model)))
 
 
 def _delete_model(client: Client, job_id: str) -> None:

@@ -1,11 +1,14 @@
 """`grouptune keys`: creates, lists, rotates and revokes API keys. Needs a key with the scope `admin`."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from app.cli.connection import connect
 from app.cli.keys.exchange import exchange
+from app.cli.several import label_of
+from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import age, moment
 from app.cli.ui.options import AsJson, StateDir, duration_seconds
@@ -71,9 +74,10 @@ def list_keys(
 
 
 @app.command()
-def revoke(key_id: KeyId, state_dir: StateDir = None) -> None:
+def revoke(key_id: KeyId, yes: Yes = False, state_dir: StateDir = None) -> None:
     """Revoke a key immediately and permanently."""
     with connect(state_dir) as client:
+        confirm("Revoke", [key_id], "API key", partial(label_of, client, "/api_keys", "name"), is_confirmed=yes)
         client.delete(f"/api_keys/{path_segment(key_id)}")
     note(f"{key_id} is revoked.")
 

@@ -11,6 +11,7 @@ from app.cli.machine import require_packages
 from app.cli.models.download import DownloadFailed, default_directory, download_adapter
 from app.cli.models.exports import cancel_export, delete_export, export_model, list_exports, push_model
 from app.cli.several import delete_each
+from app.cli.ui.confirmation import Yes
 from app.cli.ui.console import ReportProgress, StatusLine, note, write_json, write_line, write_table
 from app.cli.ui.formatting import human_bytes
 from app.cli.ui.options import AsJson, StateDir
@@ -101,12 +102,13 @@ def download_model(
 @app.command("delete")
 def delete_models(
     names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Fine-tuned models or checkpoints.")],
+    yes: Yes = False,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete fine-tuned models or checkpoints that nothing uses."""
     with connect(state_dir) as client:
-        delete_each(client, "/models", names, as_json=as_json)
+        delete_each(client, "/models", names, "model", label="base_model", is_confirmed=yes, as_json=as_json)
 
 
 @app.command("merge")

@@ -29,7 +29,7 @@ def test_created_key_has_its_scopes(grouptune: Run) -> None:
     assert grouptune("keys", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
 
 
-def test_rotate_and_revoke(grouptune: Run) -> None:
+def test_rotate_and_revoke(grouptune: Run, answer_grouptune: Run) -> None:
     old = json.loads(grouptune("keys", "create", "laptop", "--json").stdout)
     done = grouptune("keys", "rotate", old["id"], "--grace", "0s")
     assert done.returncode == ExitCode.ok, done.stderr
@@ -39,7 +39,9 @@ def test_rotate_and_revoke(grouptune: Run) -> None:
     ended = grouptune("files", "list", GROUPTUNE_API_KEY=old["key"])
     assert ended.returncode == ExitCode.auth
     assert "expired" in ended.stderr
-    assert grouptune("keys", "revoke", new_id).stderr == f"{new_id} is revoked.\n"
+    revoked = answer_grouptune("keys", "revoke", new_id, answer="y")
+    assert f"Revoke 1 API key:\r\n  {new_id}  laptop\r\nContinue?" in revoked.stderr
+    assert revoked.stderr.endswith(f"{new_id} is revoked.\r\n")
     assert grouptune("files", "list", GROUPTUNE_API_KEY=text).returncode == ExitCode.auth
     assert not {old["id"], new_id} & keys(grouptune).keys()
     ended_keys = keys(grouptune, "--all")
