@@ -43,8 +43,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "app.core.parse_errors",
-        "app.core.graders": "app.core.deadline app.core.egress app.core.retry app.core.spec",
-        "app.core.chat": "app.core.deadline app.core.errors app.core.spec",
+        "app.core.graders": "app.core.deadline app.core.egress app.core.plurals app.core.retry app.core.spec",
+        "app.core.chat": "app.core.deadline app.core.errors app.core.plurals app.core.spec",
         "app.core.workers": "app.core.db app.core.spec",
         "app.core.accounts": "app.core.db app.core.errors app.core.ids",
         "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.extras app.core.ids"
@@ -63,7 +63,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
         " app.core.webhooks app.core.workers app.core.plurals",
         "app.core.inference": "app.core.accounts app.core.chat app.core.db app.core.errors app.core.ids"
-        " app.core.jobs app.core.models app.core.prometheus app.core.retry app.core.settings"
+        " app.core.jobs app.core.models app.core.plurals app.core.prometheus app.core.retry app.core.settings"
         " app.core.spec app.core.storage",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
         " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
@@ -75,7 +75,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         # the command line and the embedded stack start the other processes by name and import none of them
         "app.client": "app.core.errors",
         "app.local": "app.core",
-        "app.sources": "app.core.errors app.core.spec",
+        "app.sources": "app.core.errors app.core.plurals app.core.spec",
         "app.cli": "app.core app.client app.local app.sources",
         # sources of another language; the documentation; what builds both for a release
         "app.dashboard": "",
@@ -92,9 +92,11 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "worker.trackers": "",
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry"
         " app.core.scratch app.core.plurals",
-        "worker.exporting": "app.core.chat app.core.errors app.core.spec worker.parent_death worker.training.merge",
+        "worker.exporting": "app.core.chat app.core.errors app.core.plurals app.core.spec worker.parent_death"
+        " worker.training.merge",
         # the embedded inference engine, a process of its own
-        "worker.serving": "app.core.extras app.core.logging app.core.models app.core.settings worker.training",
+        "worker.serving": "app.core.extras app.core.logging app.core.models app.core.plurals app.core.settings"
+        " worker.training",
         "migrations": "app.core.tables",
     }.items()
 }

@@ -138,7 +138,7 @@ class SlowWork:
 
     def _too_many(self, requests: int) -> TooManySlowRequests:
         return TooManySlowRequests(
-            f"{requests} requests for {self._kind} are in progress, of which {self._at_once} run at a time. Send "
+            f"Too many requests for {self._kind}: {requests} are in progress, and {self._at_once} run at a time. Send "
             "fewer at once."
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from app.core.errors import InvalidRequest
+from app.core.plurals import plural
 
 MAX_ROWS: Final = 100_000
 MAX_SEED: Final = 2_000
@@ -90,8 +91,8 @@ def rows(name: str, count: int, seed: int, config: Mapping[str, Any]) -> Iterato
             if len(seen) == count:
                 return
     raise InvalidRequest(
-        f"'{name}' has only {len(seen):,} distinct questions, but {count:,} were requested. Request fewer, or widen "
-        f"it with --set. Its fields: {_fields(name)}.",
+        f"'{name}' has only {plural(len(seen), 'distinct question')}, but the request is for {count:,}. Request fewer, "
+        f"or widen it with --set. Its fields: {_fields(name)}.",
         param="rows",
     )
 

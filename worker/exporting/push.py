@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
+from app.core.plurals import plural
 from app.core.spec.export import Check, ExportRefused, ExportSpec, Findings, PushedRepository
 from app.core.spec.subprocess_environment import HUB_TOKEN
 from worker.exporting.card import card
@@ -46,7 +47,9 @@ def push(spec: ExportSpec, directory: Path, progress: Callable[[str, float], Non
         }
     if different := [name for name, path in files.items() if not _is_stored(path, stored.get(name))]:
         message = f"{different[0]} is missing in {repository} at {commit}, or has another digest. Push again."
-        raise ExportRefused("export_check_failed", f"{len(different)} of {len(files)} files differ: {message}")
+        raise ExportRefused(
+            "export_check_failed", f"{len(different)} of {plural(len(files), 'file')} differ: {message}"
+        )
     check = Check(
         compared="digests of the files that the hub stores",
         probes=len(files),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from app.core.plurals import plural
 from app.core.settings import Settings
 from worker.serving.catalog import Catalog
 from worker.serving.errors import RequestError
@@ -69,7 +70,11 @@ class Engine:
             waiting = sum(each.body.n for each in self._waiting)
             if waiting and waiting + request.body.n > self._settings.serve_max_queued:
                 raise RequestError(
-                    429, "engine_busy", f"{waiting} completions are waiting. Retry later.", None, RETRY_SECONDS
+                    429,
+                    "engine_busy",
+                    f"The queue of this engine is full ({plural(waiting, 'completion')}). Retry later.",
+                    None,
+                    RETRY_SECONDS,
                 )
             self._waiting.append(request)
             self._changed.notify()

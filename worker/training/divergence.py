@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from app.core.plurals import plural
 from app.core.spec.reports import Message, TrainerExit
 from worker.training.interfaces import Reporter
 from worker.training.types import JobFailure
@@ -36,8 +37,8 @@ class DivergenceMonitor:
             raise JobFailure(
                 TrainerExit.diverged,
                 "diverged",
-                f"The gradients of {self._non_finite_steps} steps in a row, up to step {step}, were not finite: lower "
-                "hyperparameters.learning_rate_multiplier.",
+                f"The gradients of {plural(self._non_finite_steps, 'step')} in a row, up to step {step}, were not "
+                "finite. Lower hyperparameters.learning_rate_multiplier.",
                 "method.hyperparameters.learning_rate_multiplier",
             )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from app.core.plurals import plural
 from app.core.spec.reports import Message, TrainerExit
 from worker.training.interfaces import Reporter
 from worker.training.optimizer import UpdateResult
@@ -65,13 +66,13 @@ class LearningMonitor:
             seen.lowest = min(rewards if seen.lowest is None else [seen.lowest, *rewards], default=None)
             seen.highest = max(rewards if seen.highest is None else [seen.highest, *rewards], default=None)
         if seen.steps == self._patience:
-            message = f"The first {seen.steps} steps changed nothing: {self._reason()}"
+            message = f"The first {plural(seen.steps, 'step')} changed nothing: {self._reason()}"
             self._report(Message(level="warn", message=message, data={"code": "nothing_learned"}))
 
     def check(self) -> None:
         """Raises `JobFailure` if no step has changed the adapter."""
         if self._seen.steps and not self._seen.updates:
-            message = f"None of the {self._seen.steps} steps changed the model: {self._reason()}"
+            message = f"None of the {plural(self._seen.steps, 'step')} changed the model: {self._reason()}"
             raise JobFailure(TrainerExit.bad_data, "nothing_learned", message, "training_file")
 
     def state(self) -> dict[str, Any]:
@@ -92,21 +93,21 @@ class LearningMonitor:
             return "no answer was graded. See the errors of the grader in the groups of the steps."
         if seen.lone_groups == seen.groups:
             return (
-                f"each of the {seen.groups:,} groups had a single graded answer and nothing to compare it with. Raise "
-                "group.self, name a teacher, or add teacher_responses to the rows."
+                f"every group ({seen.groups:,} in all) had a single graded answer and nothing to compare it with. "
+                "Raise group.self, name a teacher, or add teacher_responses to the rows."
             )
         if seen.masked >= seen.answers:
             return (
-                f"all {seen.masked:,} rollouts were cut off, and mask_truncated leaves them out. Raise "
+                f"every rollout ({seen.masked:,} in all) was cut off, and mask_truncated leaves it out. Raise "
                 "sampling.max_tokens."
             )
         if seen.lowest == seen.highest:
             return (
-                f"all {seen.answers:,} answers had the same reward: the grader gives {seen.lowest:g} to every answer. "
+                f"the grader gave the same reward, {seen.lowest:g}, to every answer ({seen.answers:,} in all). "
                 "Check with POST /v1/fine_tuning/alpha/graders/run that it gives a right answer more than a wrong one."
             )
         return (
-            f"in each of the {seen.groups:,} groups all answers had the same reward, so none was better than another. "
-            "Raise group.self or the temperature, use rows that the model answers right only sometimes, or a grader "
-            "that gives part of the reward to partly right answers."
+            f"in every group ({seen.groups:,} in all), all answers had the same reward, so none was better than "
+            "another. Raise group.self or the temperature, use rows that the model answers right only sometimes, or a "
+            "grader that gives part of the reward to partly right answers."
         )

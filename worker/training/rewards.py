@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from app.core.graders.run import Grade, GraderPool, Sample
+from app.core.plurals import plural
 from app.core.spec.advantages import group_advantages, has_contrast
 from app.core.spec.policy_loss import AdvantageScaling
 from app.core.spec.reports import TrainerExit
@@ -52,11 +53,11 @@ class GraderHealth:
         lines = {line for line, _ in grades}
         if grades and all(grade.is_transient for _, grade in grades) and not self._grades_other_rows(lines):
             error = next(grade.error for _, grade in grades)
-            raise _unavailable(f"None of the {len(grades)} answers of a step could be graded: {error}")
+            raise _unavailable(f"No answer of a step could be graded ({len(grades)} tried): {error}")
 
     def _failure(self, failed: Sequence[tuple[int, Grade]]) -> JobFailure:
         lines, latest = {line for line, _ in failed}, failed[-1][1].error
-        summary = f"{len(failed)} of the last {len(self._recent)} grades failed"
+        summary = f"{len(failed)} of the last {plural(len(self._recent), 'grade')} failed"
         if not all(grade.is_transient for _, grade in failed):
             message = f"{summary} ({shown_lines(lines)}). Latest error: {latest}"
             return JobFailure(TrainerExit.bad_data, "grader_errors", message, _PARAM)
@@ -102,7 +103,9 @@ def grade_held_out(
             found[number] = future.result()[0]
         failed = {part[number][0].line: found[number].error for number in away if found[number].is_transient}
         if failed and not grades_other_rows(pool, prompts, failed):
-            message = f"{len(failed)} held-out rows could not be graded. Latest error: {list(failed.values())[-1]}"
+            message = (
+                f"{plural(len(failed), 'held-out row')} could not be graded. Latest error: {list(failed.values())[-1]}"
+            )
             raise _unavailable(message)
         grades += found
     return grades

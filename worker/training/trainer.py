@@ -22,6 +22,7 @@ from typing import Any
 
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import GraderPool
+from app.core.plurals import plural
 from app.core.spec.job import GroupMethod, MethodType, TrainerSpec
 from app.core.spec.plan import Plan
 from app.core.spec.policy_loss import AdvantageScaling
@@ -132,7 +133,7 @@ class Trainer:
         if not self.reference.compute(self.policy, self.updater.token_budget, self.ranks, self.stop):
             raise Stopped
         took = time.monotonic() - started
-        message = f"Reference log-probabilities of {self.reference.pairs:,} pairs computed in {took:.3g} s"
+        message = f"Reference log-probabilities of {plural(self.reference.pairs, 'pair')} computed in {took:.3g} s"
         self.report(Message(message=message))
 
     def _train_step(self, teacher_seconds: float | None) -> None:

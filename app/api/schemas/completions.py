@@ -8,6 +8,7 @@ from app.api.ids import MAX_MODEL_NAME
 from app.api.schemas.chat_completions import StreamOptions
 from app.api.schemas.openai_fields import problem
 from app.core.inference.sampling import Sampling
+from app.core.plurals import plural
 from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
 
@@ -80,7 +81,9 @@ class CreateCompletion(Frozen):
         if self.best_of is not None and self.best_of != n:
             raise problem("best_of", "'best_of' must equal 'n': the server returns every completion that it samples.")
         if n * self.prompts > MAX_CHOICES:
-            raise problem("n", f"'n' {n} times {self.prompts} prompts are more than {MAX_CHOICES} completions.")
+            raise problem(
+                "n", f"'n' {n} for {plural(self.prompts, 'prompt')} makes more than {MAX_CHOICES} completions."
+            )
         if self.max_tokens == 0 and not self.echo:
             raise problem("max_tokens", "'max_tokens' 0 needs 'echo': without it the answer would be empty.")
         if self.echo and self.stream and self.logprobs is not None:

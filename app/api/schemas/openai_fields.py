@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic_core import PydanticCustomError
 
 from app.core.jobs.submission import Notice
+from app.core.plurals import plural
 from app.core.spec.job import MAX_ANSWERS
 
 REINFORCEMENT_HYPERPARAMETERS: Final = ("compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort")
@@ -69,12 +70,12 @@ def reinforcement(
         if "self" in _mapping(_mapping(extra).get("group")):
             raise _sent_twice(path, "gft.group.self")
         _set(result, "group", "self", rollouts, path)
-        notices.append(_converted(path, f"{rollouts} rollouts for each prompt (`group.self`)"))
+        notices.append(_converted(path, f"{plural(rollouts, 'rollout')} for each prompt (`group.self`)"))
     if kept.get("eval_samples", "auto") != "auto":
         path = paths["eval_samples"]
         answers = _answers(kept.pop("eval_samples"), path)
         _set(result, "evaluation", "pass_samples", answers, path)
-        meaning = f"{answers} sampled answers to each held-out row (`evaluation.pass_samples`, eval/pass@k)"
+        meaning = f"{plural(answers, 'sampled answer')} to each held-out row (`evaluation.pass_samples`, eval/pass@k)"
         notices.append(_converted(path, meaning))
     return result | {"hyperparameters": kept}, variables, notices
 
@@ -123,7 +124,7 @@ def _rollouts(multiplier: object, default: int, path: str) -> int:
         raise problem(
             path,
             f"'{path}' should be 'auto' or a number above 0 and up to {MAX_ANSWERS / default:g}; you sent "
-            f"{multiplier!r}. It multiplies the {default} rollouts for each prompt (`group.self`), of which "
+            f"{multiplier!r}. It multiplies the {plural(default, 'rollout')} for each prompt (`group.self`), of which "
             f"{MAX_ANSWERS} are the most.",
         )
     return max(2, round(multiplier * default))

@@ -15,6 +15,7 @@ from app.core.doctor import database, machine, services
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import GrouptuneError
 from app.core.extras import install_command
+from app.core.plurals import plural
 from app.core.settings import BadSettings, Settings
 from app.core.storage.opening import open_store
 from app.local.database import embedded_url, has_database
@@ -148,7 +149,11 @@ def _gpu(config: Settings) -> Iterator[DoctorFinding]:
             yield failed("gpu", f"{device['name']}: {device['error']}", "check `nvidia-smi`; reset or exclude this GPU")
     if report["devices"] and len(working) < config.trainer_processes:
         fix = "set GROUPTUNE_TRAINER_PROCESSES to the number of GPUs per job"
-        yield failed("gpu", f"{len(working)} working GPUs, but jobs use {config.trainer_processes} processes", fix)
+        yield failed(
+            "gpu",
+            f"{plural(len(working), 'working GPU')}, but jobs use {plural(config.trainer_processes, 'process')}",
+            fix,
+        )
     names = ", ".join(
         f"{device['name']} ({device['free_bytes'] / GB:.0f} of {device['bytes'] / GB:.0f} GB free)"
         for device in working

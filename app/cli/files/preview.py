@@ -129,13 +129,13 @@ def _lengths(lengths: Json, answer: Json) -> Iterator[str]:
         return
     share = "all" if lengths["measured_rows"] == lengths["rows"] else f"{lengths['measured_rows']:,} of"
     yield (
-        f"Tokens per row with {answer['model']} ({share} {lengths['rows']:,} rows): "
+        f"Tokens per row with {answer['model']} ({share} {plural(lengths['rows'], 'row')}): "
         f"median {whole['median']:,}, 95th percentile {whole['p95']:,}, longest {whole['max']:,}"
     )
     yield from _bars(whole["bins"])
     limit = f"{answer['max_length']:,}"
     if lengths["too_long"]:
-        yield f"{lengths['too_long']:,} of {lengths['measured_rows']:,} rows exceed max_length {limit}."
+        yield f"{lengths['too_long']:,} of {plural(lengths['measured_rows'], 'row')} exceed max_length {limit}."
     for row in lengths["longest_too_long"]:
         yield f"line {row['line']}: {row['tokens']:,} tokens exceed max_length {limit}"
 

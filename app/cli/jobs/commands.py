@@ -25,6 +25,7 @@ from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import moment, number, one_line
 from app.cli.ui.options import AsJson, JobId, StateDir
 from app.client import Json
+from app.core.plurals import plural
 
 app = typer.Typer(help="Create, follow and control fine-tuning jobs.", no_args_is_help=True)
 app.command()(create)
@@ -136,7 +137,7 @@ def show_metrics(
         metrics = client.get(f"/fine_tuning/jobs/{job_id}/metrics", **query)
     if metrics["is_sampled"]:
         note(
-            f"Showing {len(metrics['steps'])} steps, including the extremes of --names. "
+            f"Showing {plural(len(metrics['steps']), 'step')}, including the extremes of --names. "
             f"GET /v1/fine_tuning/jobs/{job_id}/metrics?format=csv returns all of them."
         )
     if as_json:

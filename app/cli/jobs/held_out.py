@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from app.cli.ui.formatting import number
 from app.client import Json
+from app.core.plurals import plural
 
 _SHARES: Final = ("eval/accuracy", "eval/rewards/accuracies", "eval/clipped_ratio")
 WORSE: Final = "The trained model is worse than the one that training started from."
@@ -48,4 +49,4 @@ def before_and_after(job: Json, metric: str) -> str | None:
     if not shown:
         return None
     rows = parts[-1].get("rows") or parts[0].get("rows")
-    return " -> ".join(shown) + (f", 95 % intervals on {rows} rows" if rows else "")
+    return " -> ".join(shown) + (f", 95 % intervals on {plural(rows, 'row')}" if rows else "")

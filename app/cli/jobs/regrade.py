@@ -42,7 +42,8 @@ def regrade_job(
 def _show(result: Json) -> None:
     summary = result["summary"]
     note(
-        f"Regraded {summary['groups']} of {result['available_groups']} groups, {plural(summary['members'], 'answer')}."
+        f"Regraded {summary['groups']} of {plural(result['available_groups'], 'group')}, "
+        f"{plural(summary['members'], 'answer')}."
     )
     rows = [
         *(
@@ -58,7 +59,8 @@ def _show(result: Json) -> None:
     for error in summary["error_samples"]:
         note(f"Grading failed: {error}")
     if result["ungraded_groups"]:
-        note(f"{result['ungraded_groups']} groups were not graded in time. Request fewer with --limit.")
+        missing = plural(result["ungraded_groups"], "group")
+        note(f"The time ended before {missing} could be graded. Request fewer with --limit.")
 
 
 def _share(value: float | None) -> str:

@@ -49,7 +49,7 @@ def export_model(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a fine-tuned model as a merged model, a GGUF file or in another format.
+    """Export a fine-tuned model, merged or as a GGUF file.
 
     The server creates the export. Prints its id, or with --output where it was stored.
     """

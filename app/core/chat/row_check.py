@@ -16,6 +16,7 @@ from app.core.chat.continuation import continuation
 from app.core.chat.encoding import REASONS, Drop, RowRules, answers, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
+from app.core.plurals import plural
 from app.core.spec.rows import Row
 
 TOLERATED_SHARE: Final = 0.1
@@ -91,13 +92,13 @@ class RowCounts(BaseModel):
             f"{count:,} {REASONS[reason]} (line {self.first[reason].line}: {self.first[reason].message})"
             for reason, count in self._by_frequency()
         )
-        return f"{self.lost:,} of {self.used + self.lost:,} rows of the {name} are not used: {reasons}"
+        return f"{self.lost:,} of {plural(self.used + self.lost, 'row')} of the {name} are not used: {reasons}"
 
     def omissions(self, name: str) -> Iterator[tuple[Omission, str]]:
         """Yield what is left out of used rows, with a sentence."""
         for omission in Omission:
             if omission in self.omitted:
-                rows = f"{self.omitted[omission]:,} of {self.used + self.lost:,} rows of the {name}"
+                rows = f"{self.omitted[omission]:,} of {plural(self.used + self.lost, 'row')} of the {name}"
                 first = self.first[omission].line
                 yield omission, f"{rows} are trained {_OMITTED[omission]} (the first is line {first})"
 

@@ -8,6 +8,8 @@ import zlib
 from pathlib import PurePath
 from typing import BinaryIO, Final, NamedTuple, cast
 
+from app.core.plurals import plural
+
 HEAD_BYTES: Final = 1 << 16
 
 
@@ -66,7 +68,7 @@ def _zip_kind(stream: BinaryIO) -> Binary:
     for prefix, kind in _OFFICE.items():
         if any(name.startswith(prefix) for name in names):
             return kind
-    fix = None if len(_members(names)) == 1 else f"it holds {len(_members(names)):,} files: {_UNPACK}"
+    fix = None if len(_members(names)) == 1 else f"it holds {plural(len(_members(names)), 'file')}: {_UNPACK}"
     return Binary("a zip archive", fix)
 
 

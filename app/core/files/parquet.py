@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.core.extras import install_command
 from app.core.files.validation import MAX_FILE_BYTES, MAX_ROWS
+from app.core.plurals import plural
 from app.core.spec.json_lines import quoted
 
 if TYPE_CHECKING:
@@ -71,10 +72,12 @@ def _first_line(error: Exception) -> str:
 def _check(file: "ParquetFile", size: int, max_rows: int, max_bytes: int) -> None:
     metadata = file.metadata
     if metadata.num_rows > max_rows:
-        raise UnreadableParquet(f"the file has {metadata.num_rows:,} rows; the limit is {max_rows:,}, so split it")
+        raise UnreadableParquet(
+            f"the file has {plural(metadata.num_rows, 'row')}; the limit is {max_rows:,}, so split it"
+        )
     if metadata.num_columns > MAX_COLUMNS:
         raise UnreadableParquet(
-            f"the file has {metadata.num_columns:,} columns; the limit is {MAX_COLUMNS:,}, so drop some"
+            f"the file has {plural(metadata.num_columns, 'column')}; the limit is {MAX_COLUMNS:,}, so drop some"
         )
     unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     if unpacked > max_bytes:

@@ -17,6 +17,7 @@ from app.core.files.encodings import decodes
 from app.core.files.formats import Problem
 from app.core.files.shapes import ShapeProblem
 from app.core.files.validation_report import NO_ANSWER, FileReport, Issue, LongRow, RowPlace, TeacherResponses, broken
+from app.core.plurals import plural
 from app.core.spec.json_lines import lines
 from app.core.spec.rows import Row, RowError, parse_row
 
@@ -103,7 +104,7 @@ def _read(
             if builder.seen == _PROBED_ROWS and builder.shape:
                 break
             if builder.seen > max_rows:
-                builder.error(line, None, f"the file has more than {max_rows:,} rows; split it")
+                builder.error(line, None, f"the file has more than {plural(max_rows, 'row')}; split it")
                 break
             if offset >= next_progress:
                 next_progress = offset + progress_bytes

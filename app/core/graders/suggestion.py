@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from app.core.graders.json_shape import as_document, compare_source, schema_of
 from app.core.graders.math_answers import final_number
 from app.core.graders.numbers import read_number
+from app.core.plurals import plural
 from app.core.spec.graders import (
     ANSWER,
     Grader,
@@ -266,7 +267,8 @@ def _last_label_source(labels: Sequence[str], code: str) -> str:
 
 
 def _in_all(reference: _Reference, rows: Sequence[Row]) -> str:
-    return f"In all {len(rows)} rows read, {reference.name} is" if len(rows) > 1 else f"In the row, {reference.name} is"
+    where = "In the row" if len(rows) == 1 else f"In all {plural(len(rows), 'row')} read"
+    return f"{where}, {reference.name} is"
 
 
 def _demonstrations(rows: Sequence[Row]) -> list[str]:

@@ -26,6 +26,7 @@ from app.core.inference.errors import (
 )
 from app.core.models.hub_source import hub_source
 from app.core.models.registry import BaseModel
+from app.core.plurals import plural
 from app.core.prometheus import ADAPTER_LOADS, ENGINE_ADAPTERS, ENGINE_UP, INFERENCE_REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -232,8 +233,8 @@ class Engine:
                     await self._released.wait()
             except TimeoutError:
                 raise EngineBusy(
-                    f"All {self.max_adapters} adapters of the engine are in use. Try again in a few seconds, or ask "
-                    "the operator to raise GROUPTUNE_SERVE_MAX_ADAPTERS."
+                    f"The engine has room for {plural(self.max_adapters, 'adapter')}, all in use. Try again in a few "
+                    "seconds, or ask the operator to raise GROUPTUNE_SERVE_MAX_ADAPTERS."
                 ) from None
 
     async def _unload(self, name: str) -> None:

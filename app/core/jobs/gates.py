@@ -54,8 +54,9 @@ def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
             raise InvalidRequest(message, param=param, code="gate_not_measured")
         samples = spec.settings.evaluation.pass_samples
         if metric.startswith("eval/pass@") and int(metric.rpartition("@")[2]) > samples:
+            needed = plural(int(metric.rpartition("@")[2]), "sampled answer")
             message = (
-                f"The gate '{text}' needs at least {metric.rpartition('@')[2]} sampled answers a row: raise "
+                f"The gate '{text}' needs at least {needed} per row: raise "
                 f"method.{spec.method}.evaluation.pass_samples, which is {samples}."
             )
             raise InvalidRequest(message, param=param, code="gate_not_measured")

@@ -29,6 +29,7 @@ from app.core.jobs.verdicts import Comparison, Verdict
 from app.core.jobs.waits import wait_or_give_up
 from app.core.models import aliases
 from app.core.models.tables import TrainedModel
+from app.core.plurals import plural
 from app.core.spec.reports import Finished
 
 Ending = Callable[[Session], object]
@@ -69,7 +70,7 @@ def succeed(
     append(session, claim.job_id, _verdict_event(verdict, comparison), *map(_gate_event, gate_results))
     if failed := [result for result in gate_results if not result.passed]:
         reasons = "; ".join(f"{result.gate}: {result.reason}" for result in failed)
-        message = f"{len(failed)} of {len(gate_results)} gates failed. {reasons}. The model is kept as {model}."
+        message = f"{len(failed)} of {plural(len(gate_results), 'gate')} failed. {reasons}. The model is kept: {model}."
         fail_running(session, job, "gate_failed", message, param="gates", **written)
     else:
         _publish(session, claim, finished, model, written)

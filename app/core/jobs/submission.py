@@ -23,6 +23,7 @@ from app.core.jobs import gates, quotas
 from app.core.jobs.grader_services import check_services
 from app.core.models import aliases, architecture, registry, stored_adapter, weights
 from app.core.models.adapters import starting_point
+from app.core.plurals import plural
 from app.core.spec.graders import BaseGrader, missing_fields
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType
 from app.core.storage.blobs import BlobStore
@@ -306,7 +307,7 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
         case MethodType.reinforcement | MethodType.gft:
             needed = "with a demonstration or `teacher_responses`, a `teacher`, or rollouts (group.self at least 1)"
     pairs = report.preference_rows
-    hint = f" It has {pairs:,} pairs of answers, which method.type 'dpo' learns from." if pairs else ""
+    hint = f" It has {plural(pairs, 'pair')} of answers, which method.type 'dpo' learns from." if pairs else ""
     raise InvalidRequest(
         f"The method '{spec.method}' needs rows {needed}; the file '{file_id}' has none.{hint}",
         param="training_file",
@@ -336,9 +337,11 @@ def _check_fields(grader: BaseGrader, file_id: str, report: FileReport, param: s
     path, field = missing[0]
     having = report.item_fields.get(field, 0)
     usable = ", ".join(sorted(everywhere)) or "no field is in every row"
+    found = "no row" if having == 0 else f"only {having:,} of {plural(report.rows, 'row')}"
+    verb = "has" if having <= 1 else "have"
     raise InvalidRequest(
-        f"The grader reads item.{field}, which {having:,} of {report.rows:,} rows of the file '{file_id}' have. "
-        f"Add it to every row, or use one of: {usable}.",
+        f"The grader reads item.{field}, but {found} in the file '{file_id}' {verb} it. Add it to every row, or use "
+        f"one of: {usable}.",
         param=f"{param}.{path}",
         code="missing_item_field",
     )
@@ -359,8 +362,9 @@ class PromptOverlap:
         name, other = ("held-out" if self.param == "validation_file" else "test"), self.other.removesuffix("_file")
         lines = ", ".join(f"line {held_out} is {other} line {line}" for held_out, line in self.shared[:_SHOWN_LINES])
         more = ", ..." if len(self.shared) > _SHOWN_LINES else ""
+        rows = plural(self.held_out_rows, f"{name} row")
         return (
-            f"{len(self.shared):,} of {self.held_out_rows:,} {name} rows have a prompt that is also in the {other} "
+            f"The prompts of {len(self.shared):,} of {rows} are also in the {other} "
             f"file ({lines}{more}), so the held-out results will look too good. Remove these rows from one of the "
             "files."
         )

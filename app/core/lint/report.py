@@ -110,10 +110,10 @@ class LintReport(Frozen):
         """One line for an event or a terminal."""
         text = f"The known answers of {self.signal_share:.0%} of the groups differ in reward"
         if self.group.self_:
-            text += f" (up to {self.signal_share_limit:.0%} with the {self.group.self_} rollouts)"
+            text += f" (up to {self.signal_share_limit:.0%} with the {plural(self.group.self_, 'rollout')})"
         if self.experts.graded:
             failed = self.experts.graded - self.experts.passed
-            text += f"; {failed:,} of {self.experts.graded:,} demonstrations fail their own grader"
+            text += f"; {failed:,} of {plural(self.experts.graded, 'demonstration')} fail their own grader"
         if broken := self.experts.errors + self.teachers.errors:
             text += f"; {plural(broken, 'answer')} cannot be graded"
         return f"{text}. Graded: {self.sample}" + (", until time ran out" if self.stopped else "")

@@ -93,7 +93,7 @@ def _choose(counts: FileReport, mix: GroupMix, most_answers: int) -> tuple[Conta
         return None, f"all {plural(counts.rows, 'row')}"
     size = max(1, counts.rows * most_answers // answers)
     chosen = frozenset(random.Random(SEED).sample(range(counts.rows), size))  # noqa: S311 - a sample, not a secret
-    return chosen, f"{size:,} of {counts.rows:,} rows, a fixed random sample (seed {SEED})"
+    return chosen, f"{size:,} of {plural(counts.rows, 'row')}, a fixed random sample (seed {SEED})"
 
 
 @dataclass(frozen=True)

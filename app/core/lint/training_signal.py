@@ -8,6 +8,7 @@ from app.core.files.validation_report import Issue
 from app.core.graders.types import Grade
 from app.core.lint.graded_answers import GradedAnswers
 from app.core.lint.report import AnswerCount, GroupCount, LintReport
+from app.core.plurals import plural
 from app.core.spec.advantages import ZERO_VARIANCE_RANGE
 from app.core.spec.answers import ParsedAnswer
 from app.core.spec.job import GroupMix
@@ -119,7 +120,7 @@ class Tally:
             self._groups["contrast"] += 1
         else:
             self._groups["same"] += 1
-            self._warnings.add(line, None, f"all {members} known answers of the group earn {known[0]:g}")
+            self._warnings.add(line, None, f"all {plural(members, 'known answer')} of the group earn {known[0]:g}")
         self._signal += signal
         self.limit += 1.0 if self._mix.self_ else signal
 

@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str, str]] = {
         {},
         gft(grader=GRADER | {"reference": "{{item.answer}}"}),
         "method.gft.grader.reference",
-        "item.answer, which 0 of 20 rows .*reference_answer",
+        "item.answer, but no row in the file .*reference_answer",
     ),
     "grader without a type": ({}, gft(grader={"name": "x"}), "method.gft.grader", "type"),
     "unknown grader": ({}, gft(grader={"type": "vibes"}), "method.gft.grader", "'vibes'.*'string_check'"),

@@ -127,7 +127,7 @@ def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> N
         "to the model's context)."
     )
     assert shared.startswith(
-        "1 of 2 held-out rows have a prompt that is also in the training file (line 2 is training line 2)"
+        "The prompts of 1 of 2 held-out rows are also in the training file (line 2 is training line 2)"
     )
     with server.database.transaction() as session:
         assert lifecycle.admit_validated(session) == 1

@@ -104,7 +104,7 @@ def test_seeds_give_distinct_repeatable_rows() -> None:
         ("chain_sum", 1, {"digits": 3}, "no field 'digits'. Its fields: min_terms=2"),
         ("chain_sum", 1, {"max_terms": 1}, "max_terms must be >= min_terms"),
         ("chain_sum", 1, {"max_terms": "many"}, "cannot be generated with these settings"),
-        ("chain_sum", 500, {"max_terms": 2, "max_digits": 1}, "distinct questions, but 500 were requested"),
+        ("chain_sum", 500, {"max_terms": 2, "max_digits": 1}, "distinct questions, but the request is for 500"),
     ],
 )
 def test_impossible_data_set_is_refused(name: str, count: int, config: dict[str, Any], message: str) -> None:

@@ -86,7 +86,7 @@ def test_missing_grader_field_is_named(database: Database, tmp_path: Path) -> No
     without = {"messages": FULL["messages"]}
     error = refusal(database, gft(), report(tmp_path, FULL, without))
     assert error.param == "method.gft.grader.reference"
-    assert "item.reference_answer, which 1 of 2 rows" in error.message
+    assert "item.reference_answer, but only 1 of 2 rows" in error.message
 
 
 def test_supervised_needs_demonstrations(database: Database, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_overlap_event_names_lines(database: Database, tmp_path: Path) -> None:
         )
         [event] = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.level == "warn"))
         assert event.message == (
-            "6 of 7 held-out rows have a prompt that is also in the training file (line 3 is training line 1, line 4 "
+            "The prompts of 6 of 7 held-out rows are also in the training file (line 3 is training line 1, line 4 "
             "is training line 2, line 5 is training line 3, line 6 is training line 4, line 7 is training line 5, "
             "...), so the held-out results will look too good. Remove these rows from one of the files."
         )
@@ -174,7 +174,7 @@ def test_overlap_event_names_lines(database: Database, tmp_path: Path) -> None:
         assert find_overlaps(session, {"training_file": training.id}) == []
         files = {"training_file": training.id, "validation_file": held_out.id, "test_file": other.id}
         _, overlap = find_overlaps(session, files)
-        assert str(overlap).startswith("1 of 1 test rows have a prompt that is also in the validation file (line 1 is ")
+        assert str(overlap).startswith("The prompts of 1 of 1 test row are also in the validation file (line 1 is ")
         other.prompts = None  # validated before prompts were kept
         session.flush()
         assert len(find_overlaps(session, files)) == 1

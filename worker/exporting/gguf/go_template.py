@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
+from app.core.plurals import plural
 from app.core.spec.export import ExportRefused
 from worker.exporting.gguf.vocabulary import writes_bos_once
 
@@ -94,7 +95,7 @@ def find_delimiters(tokenizer: ChatTokenizer) -> Delimiters:
     for chat in chats:
         written = _render(tokenizer, chat)
         if found.render(chat) != written:
-            raise _refused(f"a chat of {len(chat)} messages", found.render(chat), written)
+            raise _refused(f"a chat of {plural(len(chat), 'message')}", found.render(chat), written)
     return found
 
 

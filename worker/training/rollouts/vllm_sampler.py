@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from app.core.plurals import plural
 from app.core.spec.job import Sampling
 from app.core.spec.reports import TrainerExit
 from worker.training.export import save_adapter
@@ -144,7 +145,8 @@ class VllmSampler:
         response = self._client.complete(self._request(model, count, sampling, prompt, seed))
         if response.model != model or len(response.choices) != count:
             raise self._client.unfit(
-                f"requested {count} completions of {model}, it returned {len(response.choices)} of {response.model}"
+                f"requested {plural(count, 'completion')} of {model}, it returned {len(response.choices)} of "
+                f"{response.model}"
             )
         choices = sorted(response.choices, key=lambda choice: choice.index)
         return [self._completion(choice, prompt, sampling.max_tokens) for choice in choices]

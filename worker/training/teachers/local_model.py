@@ -91,7 +91,7 @@ class LocalTeacher:
     def _sample_all(self, batches: Sequence[Sequence[Prompt]], missing: Sequence[int], stop: StopFlag) -> bool:
         rows = sum(len(batches[number]) for number in missing)
         self._cache.report_event(
-            f"Teacher: {self._directory.name} answers {plural(rows, 'row')} before training starts", of=rows
+            f"Teacher {self._directory.name}: writing answers for {plural(rows, 'row')} before training starts", of=rows
         )
         spent, done = self._trainer_spec.teacher_spent, 0
         with self._teacher() as (policy, tokenizer):
@@ -101,8 +101,8 @@ class LocalTeacher:
                     return False
                 if self._limit is not None and spent.tokens >= self._limit:
                     message = (
-                        f"The teacher budget is exhausted: {plural(spent.tokens, 'token')}. {rows - done:,} rows get "
-                        "no teacher answers"
+                        f"The teacher budget is exhausted: {plural(spent.tokens, 'token')}. No teacher answers for "
+                        f"{plural(rows - done, 'row')}"
                     )
                     self._cache.report_event(message, warn=True, tokens=spent.tokens)
                     return True
@@ -115,7 +115,9 @@ class LocalTeacher:
                 spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
                 self._cache.add(answers, spent.model_copy)
                 done += sum(len(batches[number]) for number in missing[start : start + self._ranks.size])
-                self._cache.report_event(f"Teacher: {done:,} of {rows:,} rows", rows=done, of=rows, tokens=spent.tokens)
+                self._cache.report_event(
+                    f"Teacher: {done:,} of {plural(rows, 'row')}", rows=done, of=rows, tokens=spent.tokens
+                )
         return True
 
     @contextmanager

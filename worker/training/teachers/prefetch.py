@@ -240,7 +240,7 @@ class TeacherPrefetcher:
             self._reported_rows = done
             spent, failed, unusable = self._ledger.spent, len(self._failed), self._cache.unusable
             self._cache.report_event(
-                f"Teacher: {done:,} of {total:,} rows, {plural(spent.requests, 'request')} and "
+                f"Teacher: {done:,} of {plural(total, 'row')}, {plural(spent.requests, 'request')} and "
                 f"{plural(spent.tokens, 'token')} so far",
                 rows=done,
                 of=total,

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { bounds, canBeLogarithmic, smooth, valueAt } from "../chartMath";
-import { number } from "../format";
+import { number, plural } from "../format";
 import { onTheme, theme, token } from "../theme";
 import { drawLine, drawMarks } from "./chartDrawing";
 
@@ -179,7 +179,7 @@ export function Chart(props: ChartProps) {
         ))}
         {restarts.length > 0 && (
           <li title="Steps from which another attempt resumed">
-            <i class="swatch restart" /> resumed {restarts.length > 1 && `${restarts.length} times`}
+            <i class="swatch restart" /> resumed {restarts.length > 1 && plural(restarts.length, "time")}
           </li>
         )}
       </ul>

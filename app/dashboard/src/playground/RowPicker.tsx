@@ -1,4 +1,5 @@
 // Chooses a row of a job's held-out or training file as the first prompt.
+
 import { SourceChip } from "../components/primitives";
 import { asText } from "../dataFile";
 import { plural } from "../format";
@@ -72,7 +73,7 @@ export function RowPicker({ models, columns, source, rows, setSource, ask, isDis
             </button>
             <button
               type="button"
-              title={`One of ${rows.count} rows`}
+              title={`One of ${plural(rows.count, "row")}`}
               onClick={() => to(1 + Math.floor(Math.random() * rows.count))}
             >
               Random

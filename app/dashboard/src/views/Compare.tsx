@@ -7,7 +7,7 @@ import { Chart, type ChartChoices, type Line, type Zoom } from "../components/Ch
 import { ChartControls } from "../components/ChartControls";
 import { ChartSections } from "../components/ChartSections";
 import { EmptyState, ErrorNotice, Loading, StatusBadge, useTitle } from "../components/primitives";
-import { number } from "../format";
+import { number, plural } from "../format";
 import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedRows } from "../jobMetrics";
 import { nameOf } from "../jobNotes";
 import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
@@ -125,7 +125,7 @@ function Compared({ ids }: { ids: string[] }) {
         />
       ))}
       <div class="title">
-        <h1>Compare {ids.length} jobs</h1>
+        <h1>Compare {plural(ids.length, "job")}</h1>
       </div>
       {!isReady ? (
         <Loading what="the jobs" />

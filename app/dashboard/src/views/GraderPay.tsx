@@ -104,7 +104,7 @@ function Pay({ lint }: { lint: Lint }) {
           {rewards.map(({ start, end, answers }) => (
             <li key={start}>
               <span>{start === end ? number(start) : `${number(start)} to ${number(end)}`}</span>
-              <Meter share={answers / most} label={`${answers} of ${graded} answers`} />
+              <Meter share={answers / most} label={`${answers} of ${plural(graded, "answer")}`} />
               <span>{plural(answers, "answer")}</span>
             </li>
           ))}

@@ -43,7 +43,7 @@ export function LintSummary({
         : tone === "bad"
           ? ", and there are no rollouts: training would learn nothing."
           : "."}
-      {failed > 0 && ` ${failed} of ${experts.graded} demonstrations fail the grader.`}
+      {failed > 0 && ` ${failed} of ${plural(experts.graded, "demonstration")} fail the grader.`}
       {lint.error_count + lint.warning_count > 0 && (
         <details>
           <summary>{plural(lint.error_count + lint.warning_count, "finding")}</summary>

@@ -80,7 +80,7 @@ function RegradeResult({ result }: { result: Regraded }) {
       <div class="tiles" role="status">
         {Object.entries(summary.sources).map(([source, { before, after }]) => (
           <div class="tile" key={source}>
-            <span>reward of {source} answers</span>
+            <span>mean reward, {source}</span>
             <strong>{number(after)}</strong>
             <small>was {number(before)}</small>
           </div>

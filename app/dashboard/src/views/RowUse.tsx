@@ -1,4 +1,5 @@
 // How many rows of its files a job uses, and why it loses the others.
+import { plural } from "../format";
 import type { RowUse as Use } from "../types";
 
 const REASONS: Record<string, string> = {
@@ -21,8 +22,8 @@ function FileRows({ label, use, isQuiet }: { label: string; use: Use | null | un
     <p class={`notice ${tone}`} role="status">
       {lost ? (tone === "bad" ? "✕" : "⚠") : "✓"} <b>{label}:</b>{" "}
       {lost
-        ? `${use.used.toLocaleString("en-US")} of ${total.toLocaleString("en-US")} rows are used; ${why.join(", ")}.`
-        : `all ${total.toLocaleString("en-US")} rows are used.`}
+        ? `${use.used.toLocaleString("en-US")} of ${plural(total, "row")} are used; ${why.join(", ")}.`
+        : `all ${plural(total, "row")} are used.`}
     </p>
   );
 }

@@ -25,8 +25,8 @@ export function TeacherField({ value, set, bases, count }: TeacherProps) {
     <details>
       <summary>Teacher: {value.model ? value.model : "answers from the file only"}</summary>
       <p class="soft">
-        If a row has fewer than {count} teacher answers, this model writes the missing ones. Use a base model of this
-        server, or a model of any OpenAI-compatible server.
+        This model writes missing teacher answers: each row needs {count}. Use a base model of this server, or a model
+        of any OpenAI-compatible server.
       </p>
       <div class="row wrap">
         <TextField

@@ -96,8 +96,8 @@ function Lengths({ preview }: { preview: FilePreview }) {
               .slice(0, 5)
               .map((row) => `line ${row.line} (${row.tokens.toLocaleString("en-US")})`)
               .join(", ")}.`
-          : `✓ All ${lengths.measured_rows.toLocaleString("en-US")} measured rows are within ${limit.toLocaleString("en-US")} tokens.`}
-        {isSample && ` Only a sample of ${lengths.rows.toLocaleString("en-US")} rows was measured.`}
+          : `✓ All ${plural(lengths.measured_rows, "measured row")} are within ${limit.toLocaleString("en-US")} tokens.`}
+        {isSample && ` Only a sample of ${plural(lengths.rows, "row")} was measured.`}
       </p>
     </div>
   );
@@ -115,12 +115,12 @@ function Histogram({ title, of }: { title: string; of: TokenDistribution }) {
           median {of.median}, 95 % up to {of.p95}, longest {of.max}
         </span>
       </figcaption>
-      <div class="bins" role="img" aria-label={`${title}: median ${of.median} tokens, longest ${of.max}`}>
+      <div class="bins" role="img" aria-label={`${title}: median ${plural(of.median, "token")}, longest ${of.max}`}>
         {of.bins.map((bin) => (
           <i
             key={bin.start}
             style={{ height: `${(bin.count / most) * 100}%` }}
-            title={`${bin.start} to ${bin.end - 1} tokens: ${bin.count}`}
+            title={`${bin.start} to ${bin.end - 1} tokens: ${plural(bin.count, "row")}`}
           />
         ))}
       </div>
