@@ -33,7 +33,8 @@ def test_estimate_has_every_worker(server: Server, client: OpenAI, training_file
     assert shown == [("gpu:1", "fits", 24 * 10**9), ("small:1", "does_not_fit", 2 * 10**9)]
     # 20 rows in 5 steps of 4, 10 times; each row a demonstration, 3 teacher answers and 4 rollouts.
     assert (result["steps"], result["groups"], result["rollouts"]) == (50, 200, 800)
-    assert result["grader_calls"] == 200 * 8 + 11 * 20
+    # Ten held-out rows select at 11 evaluations, and the other ten report before and after.
+    assert result["grader_calls"] == 200 * 8 + 11 * 10 + 2 * 10
     assert (result["teacher_requests"], result["based_on"]["same_jobs"]) == (0, 0)
     for name in ("seconds", "peak_memory_bytes"):
         assert 0 < result[name]["low"] < result[name]["expected"] < result[name]["high"]
