@@ -46,7 +46,8 @@ class TrackerProcesses:
         """`directory` is the attempt's. `complain` adds a warning about a failed tracker to the job's events."""
         self._grace_seconds = grace_seconds
         tensorboard_dir = settings.tensorboard_dir or settings.state_dir / "tensorboard"
-        config = claim.spec.model_dump(mode="json", by_alias=True, exclude={"integrations", "typed_form"})
+        internal = {"integrations", "typed_form", "lora_resolved"}
+        config = claim.spec.model_dump(mode="json", by_alias=True, exclude=internal)
         self._feeds = []
         for integration in claim.spec.integrations:
             if integration.type not in settings.trackers:

@@ -1,5 +1,6 @@
 """The LoRA adapter of a job: a new one, or one that another job trained."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +9,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from app.core.spec import warm_start
 from app.core.spec.job import Lora
 from app.core.spec.reports import TrainerExit
 from worker.training.types import JobFailure
@@ -77,24 +80,43 @@ def coverage(model: PeftModel) -> float:
     return sum(covered.values()) / (total - trained)
 
 
-def _shape(lora: Lora) -> tuple[object, ...]:
-    return lora.r, lora.alpha, lora.use_dora, lora.use_rslora
+def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
+    """Returns `base` with the adapter of `directory`, and with the dropout of `lora` if that is given.
 
-
-def _shape_of(config: Any) -> tuple[object, ...]:
-    return config.r, config.lora_alpha, config.use_dora, config.use_rslora
-
-
-def load_adapter(base: Any, lora: Lora, directory: Path) -> PeftModel:
-    """Returns `base` with the adapter of `directory`. Raises `JobFailure` if its shape differs from `lora`."""
-    model = PeftModel.from_pretrained(base, str(directory), is_trainable=True, autocast_adapter_dtype=True)
-    loaded: Any = model.peft_config["default"]
-    if lora != Lora() and _shape(lora) != _shape_of(loaded):
+    Raises `JobFailure` if another setting of `lora` differs from the adapter's.
+    """
+    config = LoraConfig.from_pretrained(str(directory))
+    linear = _all_linear(base)
+    if lora is not None:
+        stored = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        for field, message in warm_start.differences(lora, warm_start.settings_of(stored)).items():
+            raise JobFailure(TrainerExit.bad_config, "invalid_lora", message, f"{_PARAM}.{field}")
+        config.lora_dropout = lora.dropout
+    model = PeftModel.from_pretrained(
+        base, str(directory), is_trainable=True, autocast_adapter_dtype=True, config=config
+    )
+    if lora is not None and lora.target_modules == "all-linear" and (left_out := linear - _adapted(model)):
         raise JobFailure(
             TrainerExit.bad_config,
             "invalid_lora",
-            f"The adapter to start from has r {loaded.r} and alpha {loaded.lora_alpha}: omit hyperparameters.lora, or "
-            "set the same values.",
-            _PARAM,
+            f"The job's target_modules are 'all-linear', but the adapter to start from leaves out {len(left_out)} "
+            f"linear layers, for example {min(left_out)}. Omit the field, or list the adapter's modules.",
+            f"{_PARAM}.target_modules",
         )
     return model
+
+
+def _all_linear(base: Any) -> set[str]:
+    """Returns the names of the layers that a new adapter on "all-linear" has."""
+    pattern = _excluded(base)
+    return {
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not base.get_output_embeddings()
+        if pattern is None or not re.fullmatch(pattern, name)
+    }
+
+
+def _adapted(model: PeftModel) -> set[str]:
+    causal: Any = model.get_base_model()
+    return {name for name, module in causal.named_modules() if isinstance(module, LoraLayer)}

@@ -199,7 +199,7 @@ def pick_device() -> torch.device:
 
 def load_policy(
     directory: Path,
-    lora: Lora,
+    lora: Lora | None,
     seed: int,
     dtype: torch.dtype | None = None,
     adapter: Path | None = None,
@@ -207,14 +207,16 @@ def load_policy(
 ) -> Policy:
     """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter; selects its path.
 
-    The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only. Raises
-    `JobFailure` for target modules that the model lacks, an adapter whose shape differs from `lora`, a precision that
-    this machine does not support, and a model that cannot be trained.
+    The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only.
+    Without `lora`, an adapter keeps its settings, and a new one has the defaults.
+
+    Raises `JobFailure` for target modules that the model lacks, an adapter whose settings differ from `lora`, a
+    precision that this machine does not support, and a model that cannot be trained.
     """
     device = pick_device()
     with unsupported_on_error(directory):
         base, notes = load_base(directory, device, dtype, precision)
-        model = new_adapter(base, lora, seed) if adapter is None else load_adapter(base, lora, adapter)
+        model = new_adapter(base, lora or Lora(), seed) if adapter is None else load_adapter(base, lora, adapter)
         policy = Policy(model, device)
         policy.notes += notes
         select_path(policy)

@@ -114,7 +114,9 @@ def _train(
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     started = time.monotonic()
-    policy = load_policy(base_dir, wanted.lora, spec.seed, adapter=start, precision=wanted.base_precision)
+    # Jobs of earlier versions may hold defaults that were not sent. Their adapter keeps its own settings.
+    lora = None if start is not None and not spec.lora_resolved else wanted.lora
+    policy = load_policy(base_dir, lora, spec.seed, adapter=start, precision=wanted.base_precision)
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
     if wanted.base_precision != "native":

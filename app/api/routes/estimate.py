@@ -34,10 +34,14 @@ async def estimate_job(
         with database.transaction() as session:
             wanted = body.to_request()
             validated = submission.validate_request(session, caller.project_id, wanted, limits)
-            if validated.problems or validated.base_model is None:
+            base_model = validated.base_model
+            if validated.problems or base_model is None:
                 raise body.as_sent(validated.problems[0])
             files = estimation.files_of(session, caller.project_id, wanted.files)
-        workload = estimation.plan_job(store, validated.spec, validated.base_model, files, settings.models_dir)
+        validated = validated.resolve_start(store)
+        if validated.problems:
+            raise body.as_sent(validated.problems[0])
+        workload = estimation.plan_job(store, validated.spec, base_model, files, settings.models_dir)
         with database.reading() as session:
             return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))
 

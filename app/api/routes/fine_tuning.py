@@ -1,5 +1,6 @@
 """`/v1/fine_tuning/jobs`: create, list, retrieve, change, cancel, pause, resume and delete jobs."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
@@ -75,7 +76,7 @@ async def create_job(
 
     def create() -> tuple[Job, JobObject]:
         with database.transaction() as session:
-            validated = _validated(session, caller, body, wanted, limits)
+            _validated(session, caller, body, replace(wanted, spec=validated.spec), limits)
             quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
             quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
             job = lifecycle.create(
@@ -115,10 +116,9 @@ def _validate(
     """Return the job without problems, or raise the first one."""
     with database.transaction() as session:
         validated = _validated(session, caller, body, wanted, limits)
-    try:
-        validated.check_start(store)
-    except InvalidRequest as problem:
-        raise body.as_sent(problem) from None
+    validated = validated.resolve_start(store)
+    if validated.problems:
+        raise body.as_sent(validated.problems[0])
     return validated
 
 

@@ -88,10 +88,9 @@ def _check(
             _report(session, project_id, file_id) for file_id in (job.training_file, job.validation_file)
         )
         overlaps = find_overlaps(session, request.files)
-    try:
-        validated.check_start(store)
-    except InvalidRequest as problem:
-        return Validation(valid=False, errors=[_problem(job.as_sent(problem))], plan=None)
+    validated = validated.resolve_start(store)
+    if validated.problems:
+        return Validation(valid=False, errors=[_problem(job.as_sent(each)) for each in validated.problems], plan=None)
     return _ValidJob(job, request, validated, (training, validation), overlaps)
 
 

@@ -4,7 +4,7 @@ The checks against data files run again once the files are validated (`lifecycle
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,8 +24,9 @@ from app.core.jobs.grader_services import check_services
 from app.core.models import aliases, architecture, registry, stored_adapter, weights
 from app.core.models.adapters import starting_point
 from app.core.plurals import plural
+from app.core.spec import warm_start
 from app.core.spec.graders import BaseGrader, missing_fields
-from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType
+from app.core.spec.job import GroupMethod, JobSpec, MethodType
 from app.core.storage.blobs import BlobStore
 from app.core.teachers import locations
 from app.core.workers import presence
@@ -98,19 +99,24 @@ class ValidatedJob:
     start: str | None = None
     """Blob of the adapter that the job starts from."""
 
-    def check_start(self, store: BlobStore) -> None:
-        """Raise `InvalidRequest` for a start adapter of another shape, or damaged. Call it outside of a transaction."""
+    def resolve_start(self, store: BlobStore) -> "ValidatedJob":
+        """Return the job with the LoRA settings of its start adapter. Call it outside of a transaction.
+
+        Its problems include settings that differ from the adapter's, and damaged files.
+        """
         if self.start is None:
-            return
-        lora = self.spec.hyperparameters.lora
-        shape = stored_adapter.read_shape(store, self.spec.model, self.start)
-        different = ", ".join(f"{field} {value}" for field, value in shape.items() if value != getattr(lora, field))
-        if different and lora != Lora():
-            raise InvalidRequest(
-                f"The adapter to start from has {different}: omit hyperparameters.lora, or set the same values.",
-                param=f"method.{self.spec.method}.hyperparameters.lora",
-                code="invalid_lora",
-            )
+            return self
+        try:
+            adapter = stored_adapter.read_config(store, self.spec.model, self.start, warm_start.settings_of)
+        except InvalidRequest as damaged:
+            return replace(self, problems=[*self.problems, damaged])
+        path = f"method.{self.spec.method}.hyperparameters.lora"
+        different = [
+            InvalidRequest(message, param=f"{path}.{field}", code="invalid_lora")
+            for field, message in warm_start.differences(self.spec.hyperparameters.lora, adapter).items()
+        ]
+        spec = warm_start.with_settings_of(adapter, self.spec)
+        return replace(self, spec=spec, problems=[*self.problems, *different])
 
 
 def validate_request(session: Session, project_id: str, request: JobRequest, limits: SubmissionLimits) -> ValidatedJob:
@@ -236,7 +242,7 @@ def check_lora(spec: JobSpec, directory: Path) -> None:
     """Raise `InvalidRequest` for a target module that the base model in `directory`, if it is there, does not have."""
     targets = spec.hyperparameters.lora.target_modules
     modules = weights.modules(directory)
-    if isinstance(targets, str) or not modules:
+    if isinstance(targets, str) or not modules or spec.lora_resolved:
         return
     missing = [target for target in targets if not any(f".{module}".endswith(f".{target}") for module in modules)]
     if not missing and "lm_head" not in targets:

@@ -1,9 +1,9 @@
 """Facts about an adapter that its stored files state: size, digest and rank."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -18,8 +18,9 @@ log = structlog.get_logger(__name__)
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 MAX_CONFIG_BYTES: Final = 1_000_000
-_SHAPE: Final = {"r": "r", "alpha": "lora_alpha", "use_dora": "use_dora", "use_rslora": "use_rslora"}
-"""Fields of a job's `lora` that an adapter fixes, with their names in PEFT's config."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def describe(store: BlobStore, adapter: TrainedModel) -> StoredAdapter | None:
     return StoredAdapter(sum(sizes), digests.get(WEIGHTS), rank)
 
 
-def read_shape(store: BlobStore, name: str, blob: str) -> dict[str, Any]:
-    """Return the fields of a job's `lora` that the adapter called `name` fixes.
+def read_config(store: BlobStore, name: str, blob: str, parse: Callable[[Any], T]) -> T:
+    """Return what `parse` makes of the JSON in the config of the adapter called `name`.
 
     Reads two headers; the trainer verifies the digests. Raises `InvalidRequest` for missing or truncated files.
     """
@@ -58,8 +59,7 @@ def read_shape(store: BlobStore, name: str, blob: str) -> dict[str, Any]:
             if not weights.is_complete(stream):
                 raise _damaged(name, f"{WEIGHTS} is truncated or has extra bytes")
         with store.open(f"{blob}/{CONFIG}") as stream:
-            config = json.loads(stream.read(MAX_CONFIG_BYTES))
-        return {field: config[written] for field, written in _SHAPE.items()}
+            return parse(json.loads(stream.read(MAX_CONFIG_BYTES)))
     except (BlobMissing, weights.Damaged) as error:
         raise _damaged(name, str(error)) from error
     except (ValueError, KeyError, TypeError) as error:

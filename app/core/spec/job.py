@@ -276,6 +276,9 @@ class JobSpec(Frozen):
     """Trackers that also receive the job's metrics."""
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`; responses use the same form."""
+    lora_resolved: bool = False
+    """`lora` holds the settings of the adapter that the job starts from, and they must agree with its files. False for
+    a job without such an adapter, and for jobs that earlier versions stored."""
 
     @field_validator("settings", mode="before")
     @classmethod

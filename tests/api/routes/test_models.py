@@ -22,9 +22,11 @@ from app.core.files.tables import File
 from app.core.jobs import checkpoints, leases, lifecycle, outcomes
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.state_machine import StopRequest
+from app.core.jobs.tables import Job
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
 from app.core.spec.hardware import Hardware
+from app.core.spec.job import JobSpec, Lora
 from app.core.spec.reports import Finished
 from app.core.storage.blobs import SUMS
 from app.core.workers import presence
@@ -38,7 +40,8 @@ from tests.waiting import eventually
 def write_adapter(directory: Path) -> Path:
     """Write PEFT's two files, with random weights."""
     directory.mkdir()
-    config = {"r": 16, "lora_alpha": 32, "use_dora": False, "use_rslora": False}
+    config: dict[str, Any] = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "use_dora": False, "use_rslora": False}
+    config["target_modules"] = ["v_proj", "q_proj"]
     (directory / "adapter_config.json").write_text(json.dumps(config))
     header = json.dumps({"w": {"dtype": "U8", "shape": [1_500_000], "data_offsets": [0, 1_500_000]}}).encode()
     content = struct.pack("<Q", len(header)) + header + os.urandom(1_500_000)
@@ -87,9 +90,17 @@ def publish_checkpoint(
     [
         ("truncate", {}, "model", "adapter_model.safetensors is truncated"),
         ("remove", {}, "model", "holds nothing under"),
-        (None, {"r": 8}, "method.supervised.hyperparameters.lora", "The adapter to start from has r 16: omit"),
-        (None, {"use_dora": True}, "method.supervised.hyperparameters.lora", "has use_dora False"),
-        (None, {"r": 16, "dropout": 0.1}, None, ""),
+        (None, {"r": 16}, "r", "The adapter to start from has r 8, and the job 16. Omit the field"),
+        (None, {"alpha": 32, "r": 8}, "alpha", "has alpha 16, and the job 32"),
+        (
+            None,
+            {"target_modules": ["q_proj"]},
+            "target_modules",
+            "q_proj, v_proj, and the job q_proj",
+        ),
+        (None, {"use_dora": True}, "use_dora", "has use_dora False"),
+        (None, {}, None, ""),
+        (None, {"r": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}, None, ""),
     ],
 )
 def test_start_adapter_is_checked_before_the_job(
@@ -116,7 +127,15 @@ def test_start_adapter_is_checked_before_the_job(
     report: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
     if param is None:
         assert report["valid"], report
+        job = create(client, training_file, model=name, method=method)
+        with server.database.transaction() as session:
+            spec = JobSpec.model_validate(session.get_one(Job, job.id).spec)
+        stored = Lora(r=8, alpha=16, target_modules=("q_proj", "v_proj"))
+        assert spec.hyperparameters.lora == stored.model_copy(update={"dropout": lora.get("dropout", 0.0)})
+        assert spec.lora_resolved
         return
+    if param != "model":
+        param = f"method.supervised.hyperparameters.lora.{param}"
     [problem] = report["errors"]
     assert problem["param"] == param
     assert message in problem["message"]

@@ -81,12 +81,20 @@ def test_training_continues_from_an_adapter(model_directory: ModelDirectory, tmp
     assert torch.equal(after.logprobs(batch, 1.0)[0], before.logprobs(batch, 1.0)[0])
 
 
-def test_adapter_of_another_shape_is_rejected(model_directory: ModelDirectory, tmp_path: Path) -> None:
+def test_start_adapter_takes_the_jobs_dropout_only(model_directory: ModelDirectory, tmp_path: Path) -> None:
+    """A job's other settings must be those of the adapter; a job without settings takes any adapter."""
     directory = model_directory("llama")
-    random_policy(directory).model.save_pretrained(str(tmp_path), save_embedding_layers=False)
-    with pytest.raises(JobFailure, match="has r 4 and alpha 8") as caught:
-        load_policy(directory, Lora(r=8, alpha=8), seed=0, adapter=tmp_path)
-    assert (caught.value.exit_code, caught.value.param) == (TrainerExit.bad_config, "method.hyperparameters.lora")
+    some = Lora(r=4, alpha=8, target_modules=("q_proj", "v_proj"))
+    load_policy(directory, some, seed=0).model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    wanted = some.model_copy(update={"dropout": 0.25})
+    [config] = load_policy(directory, wanted, seed=0, adapter=tmp_path).model.peft_config.values()
+    assert config.lora_dropout == 0.25  # type: ignore[attr-defined]
+    for field, value in (("r", 16), ("target_modules", ("q_proj",)), ("target_modules", "all-linear")):
+        with pytest.raises(JobFailure, match="he adapter to start from") as caught:
+            load_policy(directory, some.model_copy(update={field: value}), seed=0, adapter=tmp_path)
+        assert caught.value.exit_code is TrainerExit.bad_config
+        assert caught.value.param == f"method.hyperparameters.lora.{field}"
+    assert len(load_policy(directory, None, seed=0, adapter=tmp_path).trained) == 2 * 2 * 2
 
 
 def test_adapter_on_the_head_is_rejected(model_directory: ModelDirectory) -> None:
