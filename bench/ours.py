@@ -1,4 +1,4 @@
-"""Grouptune's engine as a contender of `bench/train.py`, and a check of it against a plain forward pass."""
+"""Grouptune's engine as a contender of `bench/train.py`, and a check of it against transformers' eager attention."""
 
 import json
 import sys

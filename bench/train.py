@@ -4,7 +4,7 @@ Training steps use the same prompts, completions, base model, dtype, LoRA shape 
 completions instead of generating its own. Rollouts use the same prompts and lengths. Each contender runs in a separate
 process, so that its peak memory can be measured; contenders take turns, and medians are compared. If TRL is not
 installed (`pip install 'grouptune[bench]'`), the engine runs alone. Before any timing, the engine's log-probabilities
-and gradients are checked against a plain forward pass in fp32.
+and gradients are checked against transformers' eager attention in fp32.
 """
 
 import argparse
@@ -106,10 +106,11 @@ def main() -> None:
         console.print(
             "TRL is not installed, so the engine runs alone. To compare: pip install 'grouptune[bench]'", markup=False
         )
-    with console.status("Checking log-probabilities and gradients against a plain forward pass"):
+    with console.status("Checking log-probabilities and gradients against transformers' eager attention"):
         differences = run_module("ours", "check", str(options.model_dir), threads=options.threads)
     print(
-        "fp32, differences from a plain forward pass: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()),
+        "fp32, differences from transformers' eager attention: "
+        + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()),
         flush=True,
     )
     results = []
