@@ -5,20 +5,21 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from app.core.spec.export import ExportSpec, TrainingFacts
+from worker.training.merge.model import loader_name
 
 _YAML_WORD: Final = re.compile(r"[A-Za-z0-9][\w.+/-]*")
 _ADAPTER: Final = """```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{base}", dtype="auto")
+base = {loader}.from_pretrained("{base}", dtype="auto")
 model = PeftModel.from_pretrained(base, "{repository}")
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```"""
 _MERGED: Final = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{repository}", dtype="auto")
+model = {loader}.from_pretrained("{repository}", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("{repository}")
 ```"""
 
@@ -28,7 +29,8 @@ def card(spec: ExportSpec, license: str | None, notes: Iterable[str] = ()) -> st
     base = spec.base_hub_id or spec.base_name
     revision = f" at revision `{spec.base_revision}`" if spec.base_revision else ""
     kind = "merged with a LoRA adapter" if spec.merged else "with a LoRA adapter"
-    snippet = (_MERGED if spec.merged else _ADAPTER).format(base=base, repository=spec.repository)
+    loader = loader_name(spec.base_dir)
+    snippet = (_MERGED if spec.merged else _ADAPTER).format(base=base, repository=spec.repository, loader=loader)
     parts = [
         _front_matter(spec, license),
         f"# {(spec.repository or '').partition('/')[2]}",

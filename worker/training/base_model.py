@@ -52,8 +52,13 @@ def _reason(directory: Path, detail: str) -> str:
 
 def model_class(directory: Path) -> Any:
     """Returns the auto class that loads the language model of `directory`, with its encoders if it has any."""
-    config = type(AutoConfig.from_pretrained(directory, local_files_only=True))
-    if config not in MODEL_FOR_CAUSAL_LM_MAPPING and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    return class_of(AutoConfig.from_pretrained(directory, local_files_only=True))
+
+
+def class_of(config: Any) -> Any:
+    """Returns the auto class that loads models with this config."""
+    kind = type(config)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
 

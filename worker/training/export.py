@@ -8,6 +8,7 @@ from typing import Final
 from peft import LoraConfig
 
 from app.core.spec.job import TrainerSpec
+from worker.training.base_model import class_of
 from worker.training.model import Policy
 
 _CARD: Final = """---
@@ -29,14 +30,15 @@ from peft import AutoPeftModelForCausalLM
 
 model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/directory")  # downloads the base model, too
 ```"""
+_WITH_BASE: Final = """```python
+from peft import PeftModel
+from transformers import {loader}
+
+model = PeftModel.from_pretrained({loader}.from_pretrained("{base}"), "path/to/this/directory")
+```"""
 _FROM_DIRECTORY: Final = """The base model is not known to be on the Hugging Face hub, so you need its files:
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("path/to/{base}"), "path/to/this/directory")
-```
+{with_base}
 
 `AutoPeftModelForCausalLM` finds the base model if the working directory contains it under the name `{base}`."""
 
@@ -65,10 +67,19 @@ def export_adapter(directory: Path, policy: Policy, trainer_spec: TrainerSpec) -
         method=spec.method,
         steps=policy.version,
         seed=spec.seed,
-        loading=_FROM_HUB if trainer_spec.base_hub_id else _FROM_DIRECTORY.format(base=base),
+        loading=_loading(policy, base, is_on_hub=trainer_spec.base_hub_id is not None),
     )
     (directory / "README.md").write_text(card, encoding="utf-8")
     return directory
+
+
+def _loading(policy: Policy, base: str, *, is_on_hub: bool) -> str:
+    """Returns how to load the adapter, for the card."""
+    loader = class_of(policy.causal.config).__name__
+    if is_on_hub:
+        # PEFT's automatic class loads causal language models only, not those with encoders.
+        return _FROM_HUB if loader == "AutoModelForCausalLM" else _WITH_BASE.format(loader=loader, base=base)
+    return _FROM_DIRECTORY.format(with_base=_WITH_BASE.format(loader=loader, base=f"path/to/{base}"), base=base)
 
 
 def save_adapter(directory: Path, policy: Policy, base: str, revision: str | None = None) -> Path:

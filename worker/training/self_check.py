@@ -35,6 +35,7 @@ _LIMITS: Final = (
 """Names of these numbers in configs and modules."""
 _PROMPT, _ANSWER, _SHORT_PROMPT, _SHORT_ANSWER = 20, 12, 4, 3
 _B_SPREAD: Final = 0.02
+_MAX_TOKENS: Final = 4096
 
 
 class Tolerance(NamedTuple):
@@ -124,16 +125,7 @@ def _tolerance(policy: "Policy") -> Tolerance:
 def check_groups(causal: Any) -> list[list[Example]]:
     """Returns the sequences of the check: answers to one prompt, a later turn, and a group that is shorter than all
     limits."""
-    config = causal.config
-    configs = [config, config.get_text_config()]
-    reserved = {
-        value
-        for each in configs
-        for name, value in each.to_dict().items()
-        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
-    }
-    vocabulary = min(int(config.get_text_config().vocab_size), 4096)
-    usable = torch.tensor([token for token in range(vocabulary) if token not in reserved])
+    usable = ordinary_tokens(causal.config)[:_MAX_TOKENS]
     random = torch.Generator().manual_seed(0)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -142,6 +134,17 @@ def check_groups(causal: Any) -> list[list[Example]]:
     prompt, answer = ids(_PROMPT), ids(_ANSWER)
     turns: list[Example] = [(prompt, answer), (prompt, ids(_ANSWER)), (prompt + answer + ids(2), ids(_SHORT_ANSWER))]
     return [turns, [(ids(_SHORT_PROMPT), ids(_SHORT_ANSWER))]]
+
+
+def ordinary_tokens(config: Any) -> Tensor:
+    """Returns the ids [V] of a model's tokens, except those with a role in its config (an image, for example)."""
+    reserved = {
+        value
+        for each in (config, config.get_text_config())
+        for name, value in each.to_dict().items()
+        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    return torch.tensor([token for token in range(config.get_text_config().vocab_size) if token not in reserved])
 
 
 def eager_logprobs(causal: Any, groups: Sequence[Sequence[Example]]) -> Tensor:

@@ -148,3 +148,11 @@ def test_config_loads_in_old_peft(tmp_path: Path, model_directory: ModelDirector
     assert set(config) <= set(OF_PEFT_0_9.split())
     assert (config["r"], config["lora_alpha"], config["use_dora"]) == (2, 4, lora.use_dora)
     assert config["peft_type"] == "LORA"
+
+
+@pytest.mark.parametrize("hub_id", ["", "org/tiny"])
+def test_card_loads_a_vision_language_base(hub_id: str, model_directory: ModelDirectory, tmp_path: Path) -> None:
+    known = {"base_hub_id": hub_id} if hub_id else {}
+    adapter = export(random_policy(model_directory("qwen2.5-vl")), tmp_path, **known)
+    card = (adapter / "README.md").read_text()
+    assert f'AutoModelForImageTextToText.from_pretrained("{hub_id or "path/to/tiny-1B"}")' in card

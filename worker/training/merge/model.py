@@ -23,10 +23,11 @@ import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
+from worker.training.base_model import model_class
 from worker.training.merge.layers import Rounding, layers_of, merge_layer
 from worker.training.merge.report import Comparison, Merged, MergeRefused, card
+from worker.training.self_check import ordinary_tokens
 
 _KEPT: Final = (
     *(
@@ -36,6 +37,7 @@ _KEPT: Final = (
         "special_tokens_map.json",
         "added_tokens.json",
         "chat_template*",
+        "*processor_config.json",
         "*.model",
     ),
     *("LICENSE*", "NOTICE*"),
@@ -69,7 +71,7 @@ def merge(
         model = load_unmerged(adapter, base)
         causal: Any = model.get_base_model()
         dtype = causal.dtype
-        probes = [*probe_ids(causal.config.get_text_config().vocab_size), *map(torch.tensor, prompts)]
+        probes = [*probe_ids(ordinary_tokens(causal.config)), *map(torch.tensor, prompts)]
         unmerged = _on_probes(model, probes)
         with model.disable_adapter():
             without = _on_probes(model, probes)
@@ -81,7 +83,8 @@ def merge(
         comparison = Comparison.of(_on_probes(load(directory), probes), unmerged, without, dtype)
         comparison.check()
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        merged = Merged(name, config.get("base_model_name_or_path") or base.name, dtype, rounding, comparison)
+        written_base = config.get("base_model_name_or_path") or base.name
+        merged = Merged(name, written_base, loader_name(base), dtype, rounding, comparison)
         (directory / "README.md").write_text(card(merged), encoding="utf-8")
         directory.rename(target)
     return merged
@@ -118,9 +121,14 @@ def _check_directories(adapter: Path, base: Path, target: Path) -> None:
         )
 
 
+def loader_name(directory: Path) -> str:
+    """Returns the name of transformers' auto class that loads the model of `directory`."""
+    return str(model_class(directory).__name__)
+
+
 def load(directory: Path) -> Any:
     """Loads the model of `directory` in its own dtype with plain transformers."""
-    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
+    return model_class(directory).from_pretrained(directory, dtype="auto", local_files_only=True).eval()
 
 
 def load_unmerged(adapter: Path, base: Path) -> PeftModel:
@@ -157,9 +165,9 @@ def _copy_tokenizer(base: Path, directory: Path) -> None:
                 shutil.copyfile(path, directory / path.name)
 
 
-def probe_ids(vocabulary: int) -> Tensor:
-    """Returns fixed token sequences [B, T] from the whole vocabulary."""
-    return torch.randint(vocabulary, (_PROBES, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+def probe_ids(tokens_V: Tensor) -> Tensor:
+    """Returns fixed sequences [B, T] of the given tokens."""
+    return tokens_V[torch.randint(len(tokens_V), (_PROBES, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))]
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ tags: [grouptune]
 {findings}
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/directory", dtype="auto")
+model = {loader}.from_pretrained("path/to/this/directory", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 ```
 """
@@ -104,6 +104,8 @@ class Merged:
 
     name: str
     base: str
+    loader: str
+    """transformers' auto class that loads the model."""
     dtype: torch.dtype
     rounding: Survival
     comparison: Comparison
@@ -129,4 +131,5 @@ class Merged:
 
 def card(merged: Merged) -> str:
     """Returns the text of the model card, README.md."""
-    return _CARD.format(name=merged.name, base=merged.base, findings="\n".join(f"- {line}" for line in merged.lines()))
+    findings = "\n".join(f"- {line}" for line in merged.lines())
+    return _CARD.format(name=merged.name, base=merged.base, loader=merged.loader, findings=findings)

@@ -22,7 +22,7 @@ from tests.worker.training.architectures import LORA, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.runs import REPOSITORY
 from worker.training.merge.layers import Rounding
-from worker.training.merge.model import load, logprobs, merge, probe_ids
+from worker.training.merge.model import load, loader_name, logprobs, merge, probe_ids
 from worker.training.merge.report import Comparison, Merged, MergeRefused
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,6 +76,21 @@ def test_every_architecture_merges(architecture: str, precision: str, adapter: A
     assert merged.comparison.effect > 0.3
 
 
+@pytest.mark.parametrize("name", list(architectures.VISION_LANGUAGE))
+def test_vision_language_model_merges(name: str, adapter: Adapter, tmp_path: Path) -> None:
+    base = architectures.build(tmp_path / "tiny-1B", name)
+    (base / "preprocessor_config.json").write_text("{}")
+    source = adapter(base)
+    merged = run(source, base, tmp_path)
+    found = load(tmp_path / "merged")
+    assert type(found) is type(load(base))
+    ids_B_T = torch.arange(16).reshape(2, 8) + 3
+    assert torch.allclose(logprobs(found, ids_B_T), unmerged(source, base, ids_B_T), atol=1e-4)
+    assert merged.comparison.effect > 0.3
+    assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
+    assert f"{loader_name(base)}.from_pretrained(" in (tmp_path / "merged" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     "lora",
     [
@@ -93,7 +108,7 @@ def test_every_kind_of_adapter_merges(
     base = model_directory("llama")
     source = adapter(base, lora)
     merged = run(source, base, tmp_path)
-    ids_B_T = probe_ids(architectures.VOCABULARY)
+    ids_B_T = probe_ids(torch.arange(architectures.VOCABULARY))
     found = logprobs(load(tmp_path / "merged"), ids_B_T)
     assert torch.allclose(found, unmerged(source, base, ids_B_T), atol=1e-4)
     assert merged.comparison.effect > 0.1
@@ -108,7 +123,7 @@ def test_tied_embeddings_leave_the_head_unchanged(adapter: Adapter, tmp_path: Pa
     model = load(tmp_path / "merged")
     assert torch.equal(model.lm_head.weight, load(base).lm_head.weight)
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
-    ids_B_T = probe_ids(architectures.VOCABULARY)
+    ids_B_T = probe_ids(torch.arange(architectures.VOCABULARY))
     assert torch.allclose(logprobs(model, ids_B_T), unmerged(source, base, ids_B_T), atol=1e-4)
 
 
@@ -169,7 +184,7 @@ def test_wrong_scaling_differs_from_rounding(precision: str, adapter: Adapter, t
     dtype = DTYPES[precision]
     base = architectures.build(tmp_path / "tiny-1B", "qwen2", dtype)
     source = adapter(base)
-    ids_B_T = probe_ids(architectures.VOCABULARY)
+    ids_B_T = probe_ids(torch.arange(architectures.VOCABULARY))
     expected, without = unmerged(source, base, ids_B_T, dtype), logprobs(load(base), ids_B_T)
     run(source, base, tmp_path)
     right = Comparison.of(logprobs(load(tmp_path / "merged"), ids_B_T), expected, without, dtype)
