@@ -129,7 +129,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         # training
         "torch": "worker.training worker.serving worker.exporting.gguf",
         "transformers": "worker.training worker.serving worker.exporting.gguf",
-        "peft": "worker.training worker.exporting.gguf",
+        "peft": "worker.training worker.serving.plain worker.exporting.gguf",
         "safetensors": "worker.training worker.serving worker.exporting.gguf",
         "bitsandbytes": "worker.training.base_model",
         "gguf": "worker.exporting.gguf",

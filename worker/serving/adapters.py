@@ -16,6 +16,7 @@ from worker.serving.errors import RequestError, invalid
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."
+_EXPERTS: Final = "target_parameters"
 _PARTS: Final = {"lora_A.weight": "down", "lora_B.weight": "up", "lora_magnitude_vector": "magnitude"}
 
 _IGNORED: Final = frozenset(
@@ -24,7 +25,7 @@ _IGNORED: Final = frozenset(
         *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
         *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_dropout", "bias"),
         *("fan_in_fan_out", "init_lora_weights", "eva_config", "loftq_config", "corda_config", "runtime_config"),
-        *("megatron_config", "megatron_core", "ensure_weight_tying", "qalora_group_size"),
+        *("megatron_config", "megatron_core", "ensure_weight_tying", "qalora_group_size", _EXPERTS),
     }
 )
 """Fields of the config that this module reads, that the weights' names show, or that matter in training only."""
@@ -54,6 +55,8 @@ class Adapter:
     """Name of its base model."""
     layers: Mapping[str, LowRank]
     """By path in the base model, such as `model.layers.0.mlp.up_proj`."""
+    is_plain: bool = False
+    """It changes parameters of experts, which only PEFT computes (`plain`); `layers` is empty."""
     bound: dict[Any, Any] = field(default_factory=dict)
     """What a loaded base model keeps for this adapter."""
 
@@ -76,6 +79,8 @@ def read_adapter(name: str, directory: Path, base: str) -> Adapter:
     if not isinstance(config, dict):
         raise _refused(f"its {CONFIG_NAME} is not an object")
     _check(config)
+    if config.get(_EXPERTS):
+        return Adapter(name, directory, base, {}, is_plain=True)
     return Adapter(name, directory, base, _layers(config, tensors))
 
 

@@ -12,17 +12,22 @@ from worker.serving.llama_layers import replace_layers
 from worker.serving.projections import AdaptedLayers
 from worker.training.attention import IMPLEMENTATION, UnknownArgument
 from worker.training.base_model import load_base
+from worker.training.failures import diagnose
 from worker.training.lm_head import Head, UnknownHead, head_of
 from worker.training.packed import PackedHead, PackedWeight, can_pack
 from worker.training.self_check import short_limits
 from worker.training.types import JobFailure
 
-_PROBE_TOLERANCE: Final = 0.25
+PROBE_TOLERANCE: Final = 0.25
 """In nats. bf16 rounding in a deep model stays well below it; a missing state, scale or cap exceeds it."""
-_PROBE: Final = tuple(7 * i % 23 for i in range(1, 25))
+PROBE: Final = tuple(7 * i % 23 for i in range(1, 25))
 """Longer than windows and sparse indices, which the check shortens."""
 _PARTS: Final = ((0, 5), (5, 12))
 """Parts of the probe that are prefilled; the rest is decoded token by token."""
+
+
+class NotPacked(Exception):
+    """Packed rows do not give the base model's own log-probabilities; the text says why, as a clause."""
 
 
 class ServedBase:
@@ -42,7 +47,7 @@ class ServedBase:
         causal.set_attn_implementation(IMPLEMENTATION)
         probe = AttentionProbe()
         pack = can_pack(device, dtype)
-        ids = torch.tensor([_PROBE], device=device)
+        ids = torch.tensor([PROBE], device=device)
         positions = torch.arange(ids.shape[1], device=device)[None]
         self.layers = AdaptedLayers(causal, lambda: self._forward(ids, positions, probe), pack=pack)
         self.storage = Storage({layer: each.shape for layer, each in probe.layers.items()}, dtype, device)
@@ -59,19 +64,18 @@ class ServedBase:
 
     @classmethod
     def load(cls, name: str, directory: Path, device: torch.device) -> "ServedBase":
-        """Load a base model. Raises `RequestError` if the engine cannot run it."""
-        try:
-            with torch.inference_mode():
-                causal, _ = load_base(directory, device, None, "native")
-                return cls(name, causal.eval().requires_grad_(False), device)
-        except (UnknownArgument, UnknownHead) as error:
-            raise _unsupported(name, str(error)) from error
-        except JobFailure as error:
-            raise RequestError(400, str(error.code), str(error), "model") from error
-        except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError, TypeError) as error:
-            raise RequestError(
-                500, "model_not_loadable", f"Base model '{name}' cannot be loaded: {error}", "model"
-            ) from error
+        """Load a base model. Raises `RequestError` if that fails, and `NotPacked`."""
+        with torch.inference_mode():
+            causal = load_causal(name, directory, device)
+            try:
+                return cls(name, causal, device)
+            except (NotPacked, UnknownArgument, UnknownHead) as error:
+                reason = str(error)
+            except Exception as error:  # an architecture may lack any part that packed rows need
+                if diagnose(error) is not None:
+                    raise _not_loadable(name, error) from error
+                reason = f"decoding in packed rows fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise NotPacked(reason)  # without a cause, whose frames would keep the model in memory
 
     def hidden(self, ids_N: Tensor, positions_N: Tensor, kv: StepKv) -> Tensor:
         """Returns the last hidden states [N, H] of a packed row of tokens."""
@@ -91,17 +95,16 @@ class ServedBase:
 
     def _own_logprobs(self) -> Tensor:
         """Returns log p of the probe's tokens by the model's own forward pass, before its layers are replaced."""
-        ids_1_T = torch.tensor([_PROBE], device=self.device)
-        logits = self._causal(input_ids=ids_1_T, use_cache=False).logits[0, :-1]
-        return logits.float().log_softmax(-1).gather(-1, ids_1_T[0, 1:, None]).squeeze(-1)  # type: ignore[no-any-return]
+        ids_1_T = torch.tensor([PROBE], device=self.device)
+        return probe_logprobs(self._causal(input_ids=ids_1_T, use_cache=False).logits[0])
 
     def _verify(self, expected: Tensor) -> None:
         """Checks that a prompt in two parts and then single tokens give the model's own log-probabilities.
 
         Architectures keep other states than keys and values, or modify scores and logits in different ways. An
-        unsupported way would silently give wrong answers; this raises `RequestError` instead.
+        unsupported way would silently give wrong answers; this raises `NotPacked` instead.
         """
-        probe = torch.tensor(_PROBE, device=self.device)
+        probe = torch.tensor(PROBE, device=self.device)
         slots, prompt = KvSlots(self.storage), PromptKv(self.storage, _PARTS[-1][1])
         none = torch.zeros(0, dtype=torch.long, device=self.device)
         states = []
@@ -109,19 +112,33 @@ class ServedBase:
             kv = StepKv(slots, none, 0, (PromptPart(prompt, 0, end - begin),))
             states.append(self.hidden(probe[begin:end], torch.arange(begin, end, device=self.device), kv))
             prompt.length = end
-        slots.reserve(1, len(_PROBE), used=0)
+        slots.reserve(1, len(PROBE), used=0)
         slots.fill(0, prompt)
-        for position in range(_PARTS[-1][1], len(_PROBE) - 1):
+        for position in range(_PARTS[-1][1], len(PROBE) - 1):
             at = torch.tensor([position], device=self.device)
             states.append(self.hidden(probe[at], at, StepKv(slots, at, position, ())))
-        logprobs = self.head.logits(torch.cat(states), torch.float32).log_softmax(-1)
-        error = float((logprobs.gather(-1, probe[1:, None]).squeeze(-1) - expected).abs().max())
-        if not error < _PROBE_TOLERANCE:
-            raise _unsupported(
-                self.name, f"its log-probabilities differ by {error:.2g} nats from transformers' eager attention"
-            )
+        found = probe_logprobs(self.head.logits(torch.cat(states), torch.float32))
+        error = float((found - expected).abs().max())
+        if not error < PROBE_TOLERANCE:
+            raise NotPacked(f"its log-probabilities differ by {error:.2g} nats from transformers' eager attention")
 
 
-def _unsupported(name: str, reason: str) -> RequestError:
-    message = f"The embedded engine does not support '{name}' because {reason}. Serve it with vLLM."
-    return RequestError(400, "unsupported_architecture", message, "model")
+def load_causal(name: str, directory: Path, device: torch.device) -> Any:
+    """Returns a model as transformers loads it. Raises `RequestError` if that fails."""
+    try:
+        causal, _ = load_base(directory, device, None, "native")
+    except JobFailure as error:
+        raise RequestError(400, str(error.code), str(error), "model") from error
+    except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError, KeyError, TypeError) as error:
+        raise _not_loadable(name, error) from error
+    return causal.eval().requires_grad_(False)
+
+
+def probe_logprobs(logits_T_V: Tensor) -> Tensor:
+    """Returns log p [T - 1] of the probe's tokens from the second one on, by the logits at the positions before."""
+    following = torch.tensor(PROBE[1:], device=logits_T_V.device)[:, None]
+    return logits_T_V[: len(following)].float().log_softmax(-1).gather(-1, following).squeeze(-1)
+
+
+def _not_loadable(name: str, error: Exception) -> RequestError:
+    return RequestError(500, "model_not_loadable", f"Base model '{name}' cannot be loaded: {error}", "model")

@@ -24,6 +24,7 @@ from worker.serving.sequences import Event, Request
 
 if TYPE_CHECKING:
     from worker.serving.batch import Batch
+    from worker.serving.plain import PlainBatch
     from worker.serving.threads import ThreadLimit
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,9 @@ class Engine:
         """Unloaded adapters whose memory the engine's thread must free."""
         self._stopping = False
         self._base = ""
-        self._batch: Batch | None = None
+        self._is_plain = False
+        """Whether the base model is loaded as a `PlainBase`."""
+        self._batch: Batch | PlainBatch | None = None
         self._threads: ThreadLimit | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -144,39 +147,59 @@ class Engine:
     def _can_start(self, request: Request) -> bool:
         if self._batch is None or self._batch.is_empty:
             return True
-        return request.base == self._base and self._batch.has_room(request)
+        return self._serves(request) and self._batch.has_room(request)
+
+    def _serves(self, request: Request) -> bool:
+        """Returns whether the loaded base model can compute the request's model."""
+        needs_plain = request.adapter is not None and request.adapter.is_plain
+        return request.base == self._base and (self._is_plain or not needs_plain)
 
     def _start(self, request: Request) -> None:
-        if self._batch is None or request.base != self._base:
+        if self._batch is None or not self._serves(request):
             self._unload()
-            self._batch = self._load(request.base)
+            self._batch = self._load(request)
             self._base = request.base
         self._batch.check(request)
         self._batch.add(request)
 
-    def _load(self, name: str) -> "Batch":
+    def _load(self, request: Request) -> "Batch | PlainBatch":
         # Hides bitsandbytes, which this engine never uses: transformers imports it where it is installed, in a second.
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # the mark for "not installed"
         import torch  # noqa: PLC0415 - takes seconds and 200 MB
 
-        from worker.serving.base import ServedBase  # noqa: PLC0415
+        from worker.serving.base import NotPacked, ServedBase  # noqa: PLC0415
         from worker.serving.batch import Batch  # noqa: PLC0415
+        from worker.serving.plain import PlainBase, PlainBatch  # noqa: PLC0415
         from worker.serving.threads import ThreadLimit  # noqa: PLC0415
 
         started = time.monotonic()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu" and self._threads is None:
             self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
-        base = ServedBase.load(name, self._catalog.base(name).directory, device)
+        name, directory = request.base, self._catalog.base(request.base).directory
+        base: ServedBase | PlainBase | None = None
+        path: dict[str, object] = {"path": "plain", "reason": "the adapter changes experts"}
+        if request.adapter is None or not request.adapter.is_plain:
+            try:
+                base = ServedBase.load(name, directory, device)
+                path = {"path": "packed", "short_layers": base.short_layers}
+            except NotPacked as problem:
+                path["reason"] = str(problem)
+        if base is None:  # outside of `except`, whose error keeps the first model in memory
+            gc.collect()
+            _return_memory()
+            base = PlainBase.load(name, directory, device)
+        self._is_plain = isinstance(base, PlainBase)
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else _available_memory()
         facts = {
             "device": str(device),
-            "short_layers": base.short_layers,
+            **path,
             "huge_pages_bytes": use_huge_pages() if device.type == "cpu" else 0,
             "seconds": round(time.monotonic() - started, 2),
         }
         log.info("engine.base_loaded", base=name, **facts)
-        return Batch(base, self._settings.serve_max_sequences, int(free * _KV_SHARE))
+        limits = self._settings.serve_max_sequences, int(free * _KV_SHARE)
+        return Batch(base, *limits) if isinstance(base, ServedBase) else PlainBatch(base, *limits)
 
     def _unload(self) -> None:
         if self._batch is None:

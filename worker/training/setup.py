@@ -179,7 +179,7 @@ def _report_path(policy: Policy, report: Reporter) -> None:
     if path.name == "plain":
         message = (
             f"Training takes the plain path: {path.reason}. Log-probabilities come from transformers' own forward pass "
-            "for one sequence at a time, which is correct but slower"
+            "for one sequence at a time, which is correct but slower. The embedded engine decodes the model likewise"
         )
         report(Message(level="warn", message=message, data=path.model_dump()))
 

@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
             )
             item.add_marker(pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning"))
 
 
 @dataclass

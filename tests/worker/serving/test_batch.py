@@ -20,6 +20,7 @@ from worker.serving.base import ServedBase
 from worker.serving.batch import Batch
 from worker.serving.constraints import _TextTokenizer
 from worker.serving.errors import RequestError
+from worker.serving.plain import PlainBatch
 from worker.serving.sequences import Chunk, Request
 from worker.serving.wire import CompletionBody
 from worker.training.model import load_policy
@@ -38,7 +39,7 @@ def make_batch(directory: Path, **options: Any) -> Batch:
     return Batch(ServedBase.load("base", directory, CPU), **{"max_sequences": 6, "kv_bytes": KV_BYTES} | options)
 
 
-def run(batch: Batch, *requests: Request) -> dict[Request, list[Chunk]]:
+def run(batch: Batch | PlainBatch, *requests: Request) -> dict[Request, list[Chunk]]:
     """Return the chunks of all requests, which start together."""
     for request in requests:
         batch.add(request)

@@ -13,8 +13,10 @@ import pytest
 from app.core.settings import Settings
 from tests import tiny_model
 from tests.waiting import eventually
-from tests.worker.serving.adapters import LORAS
+from tests.worker.serving.adapters import LORAS, peft_model, write_adapter
 from tests.worker.serving.conftest import RunningEngine, running
+from tests.worker.serving.test_batch import check_greedy
+from tests.worker.training import architectures
 from worker.serving.batch import Batch
 
 TOKENIZER = tiny_model.character_tokenizer()
@@ -200,6 +202,25 @@ def test_adapter_of_another_base_is_refused(
     assert engine.load("misfit", serving_dirs / "serving" / "adapters" / "plain", "wide").status_code == 200
     assert refusal(engine.complete("misfit")) == (400, "unsupported_adapter", "model")
     assert choice(engine.complete())["token_ids"]
+    shutil.rmtree(path)
+
+
+def test_plain_base_and_adapter_of_experts_are_served(
+    engine: RunningEngine, serving_dirs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A base model that packed rows cannot compute, and an adapter on the parameters of its experts."""
+    path = serving_dirs / "models" / "hybrid"
+    tiny_model.build(path)
+    for name in ("config.json", "model.safetensors"):
+        (path / name).unlink()
+    architectures.build(path, "qwen3-next")
+    adapter = write_adapter(serving_dirs / "serving" / "adapters" / "experts", path, LORAS["plain"])
+    assert json.loads((adapter / "adapter_config.json").read_text())["target_parameters"]
+    assert engine.load("experts", adapter, "hybrid").status_code == 200
+    answers = {name: choice(engine.complete(name, logprobs=0)) for name in ("hybrid", "experts", "tiny")}
+    for name, directory in (("hybrid", None), ("experts", adapter)):
+        own = answers[name]["logprobs"]["token_logprobs"]
+        check_greedy(peft_model(path, directory), (5, 6, 7), answers[name]["token_ids"], own)
     shutil.rmtree(path)
 
 
