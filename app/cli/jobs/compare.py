@@ -36,8 +36,9 @@ def compare(
             {"jobs": [job["id"] for job in jobs], "verdicts": verdicts, "results": results, "settings": settings}
         )
         return
-    columns = ("", *(job["id"][-SHORT:] for job in jobs))
-    about = [("name", *map(name_of, jobs)), ("status", *map(held_out.status, jobs)), ("step", *map(steps, jobs))]
+    columns = ("field", *(f"job {place}" for place in range(1, len(jobs) + 1)))  # an id is wrong in upper case
+    about = [("id", *(job["id"][-SHORT:] for job in jobs))]
+    about += [("name", *map(name_of, jobs)), ("status", *map(held_out.status, jobs)), ("step", *map(steps, jobs))]
     took = ("took", *map(measured_cost, jobs))
     measured = [
         (name, *(_shown(job, name, value) for job, value in zip(jobs, values, strict=True)))
@@ -65,10 +66,14 @@ def _results(jobs: list[Json]) -> dict[str, list[float | None]]:
 
 
 def _settings(client: Client, job: Json) -> dict[str, Any]:
-    """Return the settings of a job by path. Equal files count as one setting, whatever their ids."""
-    kept = {name: job[name] for name in ("model", "seed", "method", "gates", "alias", "chat_template_kwargs")}
+    """Return the settings of a job by path, which does not contain the method: most methods share most settings.
+
+    Equal files count as one setting, whatever their ids.
+    """
+    method = job["method"]["type"]
+    kept = {name: job[name] for name in ("model", "seed", "gates", "alias", "chat_template_kwargs")}
     files = {name: _file(client, job.get(name)) for name in _FILES}
-    return dict(_flat(kept)) | files
+    return {"method": method} | dict(_flat(job["method"][method])) | dict(_flat(kept)) | files
 
 
 def _file(client: Client, file_id: str | None) -> str | None:

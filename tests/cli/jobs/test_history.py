@@ -35,11 +35,12 @@ def test_compare_and_delete(grouptune: Run, succeeded_job: str, job_file: Callab
     job_id = other.stdout.strip()
     compared = json.loads(grouptune("jobs", "compare", succeeded_job, job_id, "--json").stdout)
     assert compared["jobs"] == [succeeded_job, job_id]
-    assert compared["settings"].keys() == {"seed", "method.gft.group.self"}
-    assert compared["settings"]["method.gft.group.self"] == [4, 3]
+    assert compared["settings"].keys() == {"seed", "group.self"}
+    assert compared["settings"]["group.self"] == [4, 3]
     assert len(compared["results"]["reward"]) == 2
     table = grouptune("jobs", "compare", succeeded_job, job_id).stdout
-    assert "method.gft.group.self\t4\t3\n" in table
+    assert "group.self\t4\t3\n" in table
+    assert table.startswith(f"FIELD\tJOB 1\tJOB 2\nid\t{succeeded_job[-8:]}\t{job_id[-8:]}\n")
     alone = grouptune("jobs", "compare", job_id, job_id[-8:])
     assert alone.returncode == ExitCode.usage
 
