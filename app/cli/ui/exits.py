@@ -70,6 +70,7 @@ class ErrorBoundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except TyperException as error:  # a wrong use of the command, which Typer reports
+            error.message = error.message.removeprefix("Value error, ")  # of pydantic, which Typer leaves there
             if not self._is_json:
                 raise
             fail(getattr(error, "format_message", error.__str__)(), code="usage", kind=InvalidRequest.type)
