@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import typer
 
 from app.cli.profile_store import find_profile
 from app.cli.ui.exits import NoCredentials
@@ -50,6 +53,14 @@ def checked_key(key: str) -> str:
             "The API key contains a space or another character that no key contains. Copy the key again."
         )
     return key
+
+
+def ask_for_key() -> str:
+    """Prompt for an API key, or read it from standard input without a terminal. Raises `NoCredentials`."""
+    key = typer.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    if not key.strip():
+        raise NoCredentials("No API key. Pipe it into the command, or run the command in a terminal to enter it.")
+    return checked_key(key)
 
 
 def url_from_environment() -> str | None:

@@ -1,12 +1,11 @@
 """`grouptune login`, `logout` and `profiles`: stored servers with their API keys, one of which is in use."""
 
-import sys
 from typing import Annotated, Final
 
 import httpx
 import typer
 
-from app.cli.connection import ServerConnection, checked_key, complete_url
+from app.cli.connection import ServerConnection, ask_for_key, complete_url
 from app.cli.profile_store import known_profile, profiles_path, read_profiles, write_profiles
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.options import AsJson
@@ -28,8 +27,7 @@ def login(
     The command prompts for the key, or reads it from standard input. Other commands use the server unless GROUPTUNE_URL
     or --state-dir names another one.
     """
-    key = typer.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    connection = ServerConnection(complete_url(url), checked_key(key))
+    connection = ServerConnection(complete_url(url), ask_for_key())
     with Client(*connection) as client:
         try:
             client.get("/models")

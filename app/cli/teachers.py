@@ -1,11 +1,10 @@
 """`grouptune teachers`: manages the project's API keys for teacher servers."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from app.cli.connection import connect
+from app.cli.connection import ask_for_key, connect
 from app.cli.ui.console import note, write_json, write_table
 from app.cli.ui.formatting import age
 from app.cli.ui.options import AsJson, StateDir
@@ -22,7 +21,7 @@ def set_key(
     state_dir: StateDir = None,
 ) -> None:
     """Store the API key for a teacher server. The command prompts for the key, or reads it from standard input."""
-    key = typer.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
+    key = ask_for_key()
     with connect(state_dir) as client:
         stored = client.post("/teacher_keys", {"base_url": base_url, "api_key": key})
     note(f"Stored {stored['id']}: the key {stored['api_key_hint']} is sent only to {stored['origin']}.")

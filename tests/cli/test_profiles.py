@@ -13,6 +13,9 @@ def test_log_in_switch_and_log_out(grouptune: Run, stack: Any, tmp_path: Path) -
     url, stored = stack.base_url.removesuffix("/v1"), tmp_path / "grouptune" / "profiles.json"
     wrong = grouptune("login", url, stdin="gt_live_wrong\n", **own)
     assert wrong.returncode == ExitCode.auth
+    for command in (("login", url), ("teachers", "set-key", url)):
+        absent = grouptune(*command, stdin="\n")
+        assert (absent.returncode, "No API key. Pipe it" in absent.stderr) == (ExitCode.auth, True), absent.stderr
     assert grouptune("login", url, stdin="two words\n", **own).returncode == ExitCode.auth
     assert not stored.exists()
     done = grouptune("login", url, stdin=f"{stack.api_key}\n", **own)
