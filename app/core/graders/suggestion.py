@@ -88,9 +88,15 @@ def suggest(rows: Sequence[Row], fields: Collection[str]) -> Suggestion:
     return Suggestion(
         None,
         None,
-        "No row has a field with the right answer, such as `reference_answer`, nor a demonstration to compare with: "
-        "describe a good answer to a judge, or write a Python grader.",
+        f"No row has a field with the right answer, such as `reference_answer`, nor {_missing_demonstration(rows)}: "
+        "add such a field, describe a good answer to a judge, or write a Python grader.",
     )
+
+
+def _missing_demonstration(rows: Sequence[Row]) -> str:
+    if any(row.expert is None for row in rows):
+        return "a demonstration to compare with"
+    return "a demonstration that a template reaches, a text at the same place in `messages` as in all other rows"
 
 
 def _references(rows: Sequence[Row], fields: Collection[str]) -> Iterable[_Reference]:

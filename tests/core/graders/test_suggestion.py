@@ -36,6 +36,7 @@ def asked(answers: list[Any], demonstrations: list[str] | None = None, field: st
     )
 
 
+TURNS = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "4"}]
 PERSON = [json.dumps({"name": f"N{number}", "age": number}) for number in range(4)]
 SCORES = [r"\frac{1}{2}", "x^2 + 1", "3", r"\sqrt{2}"]
 MOODS = ["good", "bad", "good", "bad", "good", "bad"]
@@ -131,6 +132,7 @@ def test_example_file_gets_its_own_grader() -> None:
         ([{"prompt": "?", "chosen": "a", "rejected": "b"}], "pair of answers"),
         ([{"prompt": "?", "answer_type": "number", "difficulty": 3}], "No row has a field with the right answer"),
         ([{"prompt": "?", "answer": ""}, {"prompt": "?", "answer": "4"}], "No row has a field with the right answer"),
+        ([{"messages": [TURNS[0], *TURNS]}, {"messages": [*TURNS]}], "at the same place in `messages`"),
         ([], "no rows"),
     ],
 )
