@@ -130,4 +130,6 @@ class _Feed:
         for line in self._child.lines():
             reason = line.decode(errors="replace").strip()
             log.warning("tracker.failed", tracker=self._name, error=reason)
-            self._complain(f"The tracker {self._name} failed and gets no more metrics; the job continues. {reason}")
+            self._complain(
+                f"The tracker {self._name} failed and receives no further metrics; the job continues. {reason}"
+            )

@@ -151,8 +151,8 @@ def chat(
         float | None, typer.Option(min=0, max=2, help="0 always takes the most probable token.")
     ] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the most probable tokens.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed, for the same answer again.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; up to four times.")] = None,
     state_dir: StateDir = None,
 ) -> None:
@@ -172,7 +172,7 @@ def chat(
 
 def _report(answer: Answer) -> None:
     if answer.finish_reason == "length":
-        note("The answer was cut at the limit of tokens; --max-tokens sets it.")
+        note("The answer reached the token limit. Raise it with --max-tokens.")
 
 
 def _converse(conversation: Conversation) -> None:

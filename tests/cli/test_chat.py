@@ -33,7 +33,7 @@ def test_one_question_in_a_script(grouptune: Run, stack: Any) -> None:
     asked = grouptune("chat", "tiny", "2+2=", "--system", "Add.", *SAMPLING)
     assert asked.returncode == ExitCode.ok, asked.stderr
     assert asked.stdout == expected
-    assert "limit of tokens" in asked.stderr
+    assert "reached the token limit" in asked.stderr
     piped = grouptune("chat", "tiny", "--system", "Add.", *SAMPLING, stdin="2+2=")
     assert piped.stdout == asked.stdout
 

@@ -95,7 +95,7 @@ def test_signal_of_rollouts_alone_has_no_green_tick(page: Page, sign_in: SignIn,
     expect(page.get_by_role("radio", name=re.compile("^Reinforcement"))).to_be_checked()
     page.get_by_role("radio", name=re.compile("^GFT")).check()
     signal = page.locator(".notice", has_text="Training signal:")
-    expect(signal).to_contain_text("⚠ Training signal: in no group do the answers in the file differ in reward")
+    expect(signal).to_contain_text("⚠ Training signal: no group has answers in the file with different rewards")
     expect(signal).to_have_class(re.compile("hold"))
 
 

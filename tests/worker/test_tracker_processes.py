@@ -137,7 +137,7 @@ def test_rejected_metrics_warn_once(tracked: Tracked, monkeypatch: pytest.Monkey
         thread.join(60)
     assert bench.job().step > 0
     [warning] = warnings(bench)
-    assert warning.startswith("The tracker mlflow failed and gets no more metrics; the job continues. ")
+    assert warning.startswith("The tracker mlflow failed and receives no further metrics; the job continues. ")
     assert "PERMISSION_DENIED" in warning
 
 

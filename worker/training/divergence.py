@@ -49,7 +49,7 @@ class DivergenceMonitor:
         self.report(
             Message(
                 level="warn",
-                message=f"Step {step}: sampler and trainer disagree about log-probabilities by {mean:.3g} nats a token "
-                f"(at most {largest:.3g}), so the rollouts are not exactly on-policy",
+                message=f"Step {step}: the log-probabilities of sampler and trainer differ by {mean:.3g} nats per "
+                f"token (at most {largest:.3g}), so the rollouts are not exactly on-policy",
             )
         )

@@ -104,7 +104,8 @@ class LearningMonitor:
         if seen.lowest == seen.highest:
             return (
                 f"the grader gave the same reward, {seen.lowest:g}, to every answer ({seen.answers:,} in all). "
-                "Check with POST /v1/fine_tuning/alpha/graders/run that it gives a right answer more than a wrong one."
+                "Check with POST /v1/fine_tuning/alpha/graders/run that a right answer gets a higher reward than a "
+                "wrong one."
             )
         return (
             f"in every group ({seen.groups:,} in all), all answers had the same reward, so none was better than "

@@ -61,7 +61,7 @@ def _secret(body: CreateExport, ring: KeyRing, *, has_own: bool) -> bytes | None
         return ring.encrypt_for_client(body.hub_token.get_secret_value())
     if not has_own:
         raise InvalidRequest(
-            "Send a token of the hub as `hub_token`: this server has none of its own (GROUPTUNE_HUB_TOKEN).",
+            "Send a hub token as `hub_token`. This server has no token of its own (GROUPTUNE_HUB_TOKEN).",
             param="hub_token",
             code="hub_token_missing",
         )

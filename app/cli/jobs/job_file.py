@@ -82,7 +82,7 @@ def with_settings(body: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
         path, equals, text = pair.partition("=")
         steps = path.strip().split(".")
         if not equals or not all(steps):
-            raise InvalidRequest(f"{pair!r} is no setting. Write PATH=VALUE, such as hyperparameters.batch_size=8.")
+            raise InvalidRequest(f"{pair!r} is not a setting. Write PATH=VALUE, such as hyperparameters.batch_size=8.")
         if steps[0] not in _TOP_LEVEL:
             kind = str((changed.get("method") or {}).get("type") or "supervised")
             changed.setdefault("method", {"type": kind})

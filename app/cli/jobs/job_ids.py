@@ -30,13 +30,13 @@ def find_job(client: Client, name: str) -> str:
         jobs = client.pages("/fine_tuning/jobs", search=name.removeprefix(PREFIX))
         found = list(islice((job for job in jobs if _matches(job["id"], name)), _LISTED + 1))
     if not found:
-        message = f"No job has the id '{name}', nor one that starts or ends so. `grouptune jobs list` shows the ids."
+        message = f"No job id is, starts or ends with '{name}'. `grouptune jobs list` shows the ids."
         raise InvalidRequest(message, param="job", code="job_not_found")
     if len(found) > 1:
         shown = [f"{job['id']} ({job['user_provided_suffix'] or job['model']})" for job in found[:_LISTED]]
         more = ", ..." if len(found) > _LISTED else ""
         message = (
-            f"Several jobs have an id that starts or ends with '{name}': {', '.join(shown)}{more}. Write more of it."
+            f"Several jobs have an id that starts or ends with '{name}': {', '.join(shown)}{more}. Use more of the id."
         )
         raise InvalidRequest(message, param="job", code="ambiguous_job")
     return str(found[0]["id"])

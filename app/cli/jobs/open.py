@@ -14,7 +14,7 @@ from app.cli.ui.options import JobId, StateDir
 
 def open_job(
     job_id: JobId,
-    print_only: Annotated[bool, typer.Option("--print", help="Print the link and open no browser.")] = False,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the link without opening a browser.")] = False,
     state_dir: StateDir = None,
 ) -> None:
     """Open the page of a job in the browser. Prints the link, which signs one browser in."""

@@ -87,7 +87,7 @@ def push_model(
         except GrouptuneError as error:
             if error.code != "hub_token_missing":
                 raise
-            raise ExportFailed(f"Set {HUB_TOKEN} to a token of the hub: the server has none of its own.") from None
+            raise ExportFailed(f"Set {HUB_TOKEN} to a hub token. The server has no token of its own.") from None
     _print(export, export["id"] if no_wait else export["manifest"]["repository"]["url"], as_json)
 
 

@@ -29,7 +29,11 @@ InstallationDir = Annotated[
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[
     int | None,
-    typer.Option(help="Port to listen on. Default: that of the last start; at first 8000 or above.", min=1, max=65535),
+    typer.Option(
+        help="Port to listen on. Default: the last one; at the first start 8000 or the next free one.",
+        min=1,
+        max=65535,
+    ),
 ]
 _JOB: Final = "Job id, its start or end, or @latest."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help=_JOB)]

@@ -178,7 +178,7 @@ def _fail_crashed(session: Session, keep: timedelta) -> None:
 
 def crashed(reason: str) -> ExportRefusal:
     """Return the error of an export whose last attempt crashed; `reason` is the end of a sentence."""
-    message = f"The export crashed {MAX_ATTEMPTS} times; the last time {reason}. Order it again, or ask an operator."
+    message = f"The export crashed {MAX_ATTEMPTS} times; the last time {reason}. Create it again, or ask an operator."
     return ExportRefusal(code="export_crashed", message=message)
 
 

@@ -122,8 +122,8 @@ class LintReport(Frozen):
         """The reason why a job on this file would train nothing, with line numbers and remedies."""
         lines = "; ".join(map(str, (*self.warnings, *self.errors)[:3]))
         return (
-            f"No group would have contrast, so the job would train nothing: `group.self` is {self.group.self_}, and in "
-            f"none of the rows graded ({self.sample}) do the known answers differ in reward. "
+            f"No group would have contrast, so the job would train nothing: `group.self` is {self.group.self_}, and no "
+            f"graded row ({self.sample}) has known answers with different rewards. "
             f"{lines or 'The rows have too few known answers'}. Add rollouts (`group.self` of 1 or more; the default "
             "is 4), add teacher answers of different quality, or use method.type 'supervised'."
         )

@@ -26,7 +26,7 @@ const loss = (hint: string): Rule => ({ title: "Loss", hint, names: ["loss"] });
 
 const HELD_OUT_RESULTS: Rule = {
   title: "Held-out results",
-  hint: "Reward, accuracy and pass@k on the held-out rows that select the adapter. The results above are of other rows.",
+  hint: "Reward, accuracy and pass@k on the held-out rows that select the adapter. The results above use other rows.",
   names: ["eval/reward", "eval/accuracy", /^eval\/pass@/],
 };
 const HELD_OUT_LOSS: Rule = {

@@ -80,7 +80,7 @@ const TITLES: Record<string, string> = {
   alias: "Alias for the model",
   lora: "LoRA adapter",
   hyperparameters: "Training",
-  pass_threshold: "Pass from reward",
+  pass_threshold: "Passing reward",
   calculate_output: "Formula",
   url: "URL",
 };

@@ -111,7 +111,7 @@ def test_settings_go_to_the_method_or_the_job() -> None:
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}
     }
     for wrong in ("seed", "=1", "a..b=1"):
-        with pytest.raises(InvalidRequest, match="is no setting"):
+        with pytest.raises(InvalidRequest, match="is not a setting"):
             job_file.with_settings({}, [wrong])
 
 

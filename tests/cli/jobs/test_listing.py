@@ -44,7 +44,7 @@ def test_parts_of_ids_name_jobs(grouptune: Run, long_job: Callable[[], str]) -> 
     for unknown in ("0" * 12, "no such job", "%"):
         refused = grouptune("jobs", "events", unknown)
         assert refused.returncode == ExitCode.error
-        assert f"No job has the id '{unknown}'" in refused.stderr
+        assert f"No job id is, starts or ends with '{unknown}'" in refused.stderr
 
     cancelled = grouptune("jobs", "cancel", first[-8:], second[6:14], first)
     assert (cancelled.returncode, cancelled.stdout) == (ExitCode.ok, f"{first}\n{second}\n")

@@ -22,7 +22,7 @@ def test_sampling_gap_warns_once() -> None:
     [message] = reports
     assert message.kind == "message"
     assert message.level == "warn"
-    assert message.message.startswith("Step 4: sampler and trainer disagree about log-probabilities by 0.3 nats")
+    assert message.message.startswith("Step 4: the log-probabilities of sampler and trainer differ by 0.3 nats")
 
 
 def test_non_finite_steps_warn_and_then_fail() -> None:
@@ -34,6 +34,6 @@ def test_non_finite_steps_warn_and_then_fail() -> None:
     for step in range(GIVE_UP_AFTER - 1):
         monitor.note(step, values(norm=math.inf))
     assert len(reports) == 2 * (GIVE_UP_AFTER - 1)
-    with pytest.raises(JobFailure, match="lower hyperparameters") as caught:
+    with pytest.raises(JobFailure, match="Lower hyperparameters") as caught:
         monitor.note(99, values(norm=math.nan))
     assert caught.value.exit_code == TrainerExit.diverged

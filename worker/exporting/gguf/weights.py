@@ -105,8 +105,8 @@ def _split(key: str) -> tuple[str, str]:
             return key[len(_PREFIX) : -len(ending)], half
     raise ExportRefused(
         "export_unsupported_adapter",
-        f"The adapter is no plain LoRA: it has the tensor {key}. DoRA, trained biases and fully trained modules have "
-        "no counterpart in GGUF. Export the model as `merged` instead.",
+        f"The adapter is not a plain LoRA adapter: it has the tensor {key}. DoRA, trained biases and fully trained "
+        "modules have no counterpart in GGUF. Export the model as `merged` instead.",
     )
 
 

@@ -10,11 +10,11 @@ const RARE = /^(name|pass_threshold|image_tag|batch_size|timeout_seconds|samplin
 const FROM_ROW = ["reference", "entry"];
 const TYPES: Record<string, string> = {
   string_check: "Text check",
-  text_similarity: "Similarity of texts",
+  text_similarity: "Text similarity",
   math: "Math",
   regex: "Pattern",
   json_schema: "JSON schema",
-  reasoning_gym: "Verifier of the row",
+  reasoning_gym: "The verifier in the row",
   python: "Python",
   score_model: "Judge: score",
   label_model: "Judge: label",

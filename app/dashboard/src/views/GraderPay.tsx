@@ -90,7 +90,7 @@ function Pay({ lint }: { lint: Lint }) {
   const most = Math.max(...rewards.map(({ answers }) => answers), 1);
   return (
     <>
-      <h3>What it pays for the answers in the file</h3>
+      <h3>Rewards for the answers in the file</h3>
       <ul class="plain pay-sources">
         {sources.map(({ source, name, mean_reward, passed, graded: count }) => (
           <li key={source}>

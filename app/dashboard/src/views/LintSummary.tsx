@@ -37,7 +37,7 @@ export function LintSummary({
       <b>{{ good: "✓", hold: "⚠", bad: "✕" }[tone]} Training signal:</b>{" "}
       {lint.signal_share > 0
         ? `the answers in the file differ in reward in ${percent(lint.signal_share)} of the groups`
-        : "in no group do the answers in the file differ in reward"}
+        : "no group has answers in the file with different rewards"}
       {lint.group.self > 0
         ? `; with rollouts, in up to ${percent(lint.signal_share_limit)}.`
         : tone === "bad"

@@ -37,7 +37,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
   { title: "Text is equal", make: check("eq") },
   { title: "Text contains the reference", make: check("ilike") },
   {
-    title: "Similarity of texts",
+    title: "Text similarity",
     make: (reference) => ({
       ...{ type: "text_similarity", name: "answer", input: ANSWER, evaluation_metric: "rouge_l", reference },
     }),
@@ -85,7 +85,7 @@ export const TEMPLATES: { title: string; make: (reference: string) => Grader }[]
     }),
   },
   { title: "Your own server", make: () => ({ type: "endpoint", name: "server", url: "https://" }) },
-  { title: "Verifier of the row", make: () => ({ type: "reasoning_gym", name: "answer" }) },
+  { title: "The verifier in the row", make: () => ({ type: "reasoning_gym", name: "answer" }) },
   {
     title: "Several graders combined",
     make: (reference) => ({

@@ -85,7 +85,7 @@ def test_stale_adapter_on_the_server_raises_alarm(job: Job, server: VllmServer) 
     assert max(abs(weight - 1) for weight in weights) > 0.01
     assert max(row.values.get("gft/importance_truncated_frac") or 0 for row in of_kind(reports, Metrics)) > 0
     [alarm] = [one for one in messages(reports) if one.level == "warn"]
-    assert "sampler and trainer disagree about log-probabilities" in alarm.message
+    assert "log-probabilities of sampler and trainer differ" in alarm.message
 
 
 @pytest.mark.slow
