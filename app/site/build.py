@@ -25,6 +25,9 @@ OUTSIDE: Final = {
     "SECURITY.md": "security.md",
 }
 """Pages outside `docs/` -> their names on the site."""
+HISTORY: Final = ("changelog.md",)
+"""Pages that the search leaves out: the history of a feature would come before its description."""
+NOT_SEARCHED: Final = "---\nsearch:\n  exclude: true\n---\n\n"
 
 CODE_OR_LINK: Final = re.compile(
     r"(?P<code>^```.*?^```|`[^`\n]+`(?!\]))|\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)]*)?\)",
@@ -64,8 +67,8 @@ def stage(pages: Path) -> None:
     for path, name in names.items():
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".md"):
-            text = (REPOSITORY / path).read_text(encoding="utf-8")
-            (pages / name).write_text(rewrite_links(text, path, names), encoding="utf-8")
+            text = rewrite_links((REPOSITORY / path).read_text(encoding="utf-8"), path, names)
+            (pages / name).write_text((NOT_SEARCHED if name in HISTORY else "") + text, encoding="utf-8")
         else:
             shutil.copy(REPOSITORY / path, pages / name)
     (pages / "assets").mkdir()

@@ -1,5 +1,6 @@
 """The documentation site: every page is in its navigation, its links work, and it needs no other host."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -74,3 +75,10 @@ def test_built_pages_are_complete() -> None:
 def test_built_pages_are_those_of_the_navigation() -> None:
     pages = {re.sub(r"README\.md$", "index.md", name) for name in site_names().values() if name.endswith(".md")}
     assert {page.relative_to(DIST).with_suffix(".md").as_posix() for page in BUILT} == pages
+
+
+def test_search_covers_pages_but_not_their_history() -> None:
+    """The changelog names every feature, so it would come before the page that describes it."""
+    items = json.loads((DIST / "search.json").read_text(encoding="utf-8"))["items"]
+    searched = {item["location"].partition("#")[0] for item in items}
+    assert {page.relative_to(DIST).as_posix() for page in BUILT} - searched == {"changelog.html"}
