@@ -204,11 +204,13 @@ def load_policy(
     dtype: torch.dtype | None = None,
     adapter: Path | None = None,
     precision: BasePrecision = "native",
+    max_length: int | None = None,
 ) -> Policy:
     """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter; selects its path.
 
     The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only.
-    Without `lora`, an adapter keeps its settings, and a new one has the defaults.
+    Without `lora`, an adapter keeps its settings, and a new one has the defaults. `max_length` is the length of the
+    longest sequence, if it is known.
 
     Raises `JobFailure` for target modules that the model lacks, an adapter whose settings differ from `lora`, a
     precision that this machine does not support, and a model that cannot be trained.
@@ -219,5 +221,5 @@ def load_policy(
         model = new_adapter(base, lora or Lora(), seed) if adapter is None else load_adapter(base, lora, adapter)
         policy = Policy(model, device)
         policy.notes += notes
-        select_path(policy)
+        select_path(policy, max_length)
     return policy

@@ -22,6 +22,7 @@ from worker.training.adapter import coverage
 from worker.training.attention import UnknownArgument
 from worker.training.batching import Example, pack
 from worker.training.failures import diagnose
+from worker.training.rope import length_limit
 
 if TYPE_CHECKING:
     from worker.training.model import Policy
@@ -59,9 +60,10 @@ class Measured(NamedTuple):
     gradients: list[Tensor]
 
 
-def select_path(policy: "Policy") -> None:
+def select_path(policy: "Policy", max_length: int | None = None) -> None:
     """Switches `policy` to the fast path if it agrees with transformers, else to the plain path, and records why.
 
+    `max_length` is the length of the longest sequence that will be computed, if it is known.
     Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite.
     """
     started = time.monotonic()
@@ -77,7 +79,7 @@ def select_path(policy: "Policy") -> None:
             found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
             return _difference(path, found, reference, tolerance)
 
-        reason = _attempt(policy.use_fast, lambda: problem("fast"))
+        reason = _mixed_frequencies(policy, max_length) or _attempt(policy.use_fast, lambda: problem("fast"))
         # transformers usually selects torch's fused attention. Eager attention is right by definition.
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
             policy.use_plain(reason, "eager")
@@ -87,6 +89,17 @@ def select_path(policy: "Policy") -> None:
         reason=reason or "",
         check_seconds=round(time.monotonic() - started, 3),
         lora_coverage=coverage(policy.model),
+    )
+
+
+def _mixed_frequencies(policy: "Policy", max_length: int | None) -> str | None:
+    """Returns why sequences of different lengths cannot share a forward pass, or None."""
+    limit = length_limit(policy.causal.config)
+    if limit is None or max_length is None or max_length <= limit:
+        return None
+    return (
+        f"max_length is {max_length:,}, and a sequence of more than {limit:,} tokens changes the position embeddings "
+        "of all sequences in its forward pass"
     )
 
 

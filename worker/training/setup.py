@@ -116,7 +116,9 @@ def _train(
     started = time.monotonic()
     # Jobs of earlier versions may hold defaults that were not sent. Their adapter keeps its own settings.
     lora = None if start is not None and not spec.lora_resolved else wanted.lora
-    policy = load_policy(base_dir, lora, spec.seed, adapter=start, precision=wanted.base_precision)
+    policy = load_policy(
+        base_dir, lora, spec.seed, adapter=start, precision=wanted.base_precision, max_length=wanted.max_length
+    )
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
     if wanted.base_precision != "native":

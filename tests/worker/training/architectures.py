@@ -30,6 +30,7 @@ from transformers import (
     Mistral3Config,
     MistralConfig,
     NemotronHConfig,
+    Phi3Config,
     PhiConfig,
     Qwen2_5_VLConfig,
     Qwen2Config,
@@ -135,6 +136,9 @@ _LATENT_ATTENTION: Final[dict[str, Any]] = {
 }
 _MAMBA: Final[dict[str, Any]] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 
+LONG_FACTORS: Final = 40
+"""Tokens beyond which the model "phi3-long" uses other rotary frequencies."""
+
 PLAIN: Final[dict[str, Callable[[], Any]]] = {
     "qwen3-next": lambda: Qwen3NextConfig(
         **_HEADS, **_LINEAR_ATTENTION, **_EXPERTS, num_experts=4, shared_expert_intermediate_size=16
@@ -220,10 +224,26 @@ VISION_LANGUAGE: Final[dict[str, Callable[[], Any]]] = {
 """Vision-language models, whose text side is trained."""
 
 
+LENGTH_DEPENDENT: Final[dict[str, Callable[[], Any]]] = {
+    "phi3-long": lambda: Phi3Config(
+        **(_SIZES | {"max_position_embeddings": 128}),
+        original_max_position_embeddings=LONG_FACTORS,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": LONG_FACTORS,
+        },
+    ),
+}
+"""Models whose position embeddings depend on the longest sequence of a pass."""
+
+
 def build(directory: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
     """Writes config and random weights of architecture `name`; returns the directory."""
     torch.manual_seed(20)
-    config = (ARCHITECTURES | PLAIN | VISION_LANGUAGE)[name]()
+    config = (ARCHITECTURES | PLAIN | VISION_LANGUAGE | LENGTH_DEPENDENT)[name]()
     factory: Any = AutoModelForImageTextToText if name in VISION_LANGUAGE else AutoModelForCausalLM
     model = factory.from_config(config)
     with torch.no_grad():

@@ -6,11 +6,22 @@ from transformers import GenerationConfig
 
 from app.core.spec.job import Sampling
 from tests.worker.training import plain
-from tests.worker.training.architectures import END, PAD, PLAIN, VISION_LANGUAGE, VOCABULARY, WINDOW, random_policy
+from tests.worker.training.architectures import (
+    END,
+    LONG_FACTORS,
+    LORA,
+    PAD,
+    PLAIN,
+    VISION_LANGUAGE,
+    VOCABULARY,
+    WINDOW,
+    random_policy,
+    randomise,
+)
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.test_attention import random_groups
 from worker.training.batching import pack
-from worker.training.model import Policy
+from worker.training.model import Policy, load_policy
 from worker.training.rollouts.sampler import Sampler, generator
 
 CPU = torch.device("cpu")
@@ -48,6 +59,24 @@ def test_only_language_layers_are_trained(name: str, model_directory: ModelDirec
     assert policy.trained
     assert all("language_model" in value for value in policy.trained)
     assert 0 < (policy.path.lora_coverage or 0) < 1
+
+
+def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
+    """Packed with a long sequence, a short one would be computed with the factors of long sequences."""
+    directory = model_directory("phi3-long")
+    groups = random_groups([(5, (5, 4)), (LONG_FACTORS, (12,))])
+    batch = pack(plain.examples(groups), CPU)
+    policies = {
+        length: randomise(load_policy(directory, LORA, seed=0, max_length=length)) for length in (LONG_FACTORS, 128)
+    }
+    assert policies[LONG_FACTORS].is_fast
+    assert f"a sequence of more than {LONG_FACTORS} tokens changes" in policies[128].path.reason
+    model = plain.plain_copy(directory, policies[128])
+    expected_N = plain.logprobs(model, groups, 1.0)
+    wrong, right = (
+        float((policy.logprobs(batch, 1.0)[0] - expected_N).detach().abs().max()) for policy in policies.values()
+    )
+    assert right < 1e-4 < 1e-2 < wrong
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ class LocalTeacher:
         if is_students and self._trainer_spec.spec.hyperparameters.base_precision == "native":
             yield self._student, tokenizer
         else:
-            yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0), tokenizer
+            longest = self._trainer_spec.spec.hyperparameters.max_length
+            yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0, max_length=longest), tokenizer
 
     def _sample(
         self, sampler: Sampler, tokenizer: ChatTokenizer, number: int, batch: Sequence[Prompt]
