@@ -43,7 +43,7 @@ def _python_counts(source: str) -> Iterator[tuple[int, str, str]]:
             if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                 continue
             form = "" if value.format_spec is None else ast.unparse(value.format_spec)
-            noun = _NOUN.match(text.value)
+            noun = _NOUN.match(str(text.value))
             if noun and value.conversion == -1 and not _MEASURE.search(form.removeprefix("f")):
                 yield value.lineno, ast.unparse(value.value), noun[0]
 
