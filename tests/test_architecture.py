@@ -50,7 +50,8 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.files": "app.core.db app.core.deadline app.core.errors app.core.extras app.core.ids"
         " app.core.parse_errors app.core.scratch app.core.spec app.core.storage app.core.plurals",
         "app.core.lint": "app.core.files app.core.graders app.core.spec app.core.plurals",
-        "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.storage",
+        "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.spec"
+        " app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
         "app.core.exports": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.models app.core.spec"
         " app.core.storage app.core.webhooks",

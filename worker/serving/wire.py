@@ -82,6 +82,8 @@ class LoadAdapterBody(_Body):
     lora_name: Annotated[str, Field(min_length=1, max_length=512)]
     lora_path: Annotated[str, Field(min_length=1)]
     base_model_name: Annotated[str, Field(min_length=1)]
+    is_3d_lora_weight: bool = True
+    """For vLLM; this engine refuses adapters of experts."""
 
 
 class UnloadAdapterBody(_Body):

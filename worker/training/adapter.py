@@ -14,15 +14,10 @@ from transformers.pytorch_utils import Conv1D
 from app.core.spec import warm_start
 from app.core.spec.job import Lora
 from app.core.spec.reports import TrainerExit
+from worker.training.lora_targets import excluded_layers, targets_of
 from worker.training.types import JobFailure
 
 _PARAM: Final = "method.hyperparameters.lora"
-_ROUTERS: Final = (r".*\.router", r".*\.router\..*", r".*\.(mlp|block_sparse_moe|feed_forward|ffn|moe)\.gate")
-"""Routers of mixtures of experts. Training one without a balancing loss starves experts."""
-_INDEXERS: Final = (r".*\.indexer\..*",)
-"""What selects the keys of sparse attention: the selection has no gradient."""
-_STATE_SPACES: Final = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
-"""Model types for which PEFT refuses `out_proj`, whose weight their fused kernels read directly."""
 
 
 def new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
@@ -30,13 +25,11 @@ def new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
 
     Raises `JobFailure` for target modules that the model lacks.
     """
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
-        exclude_modules=_excluded(base) if targets == "all-linear" else None,
+        **targets_of(base, lora),
         task_type="CAUSAL_LM",
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
@@ -50,36 +43,6 @@ def new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
     return model
 
 
-def _excluded(base: Any) -> str | None:
-    """Returns a pattern of the linear layers that "all-linear" leaves out, or None.
-
-    These are encoders of images and sound, which text never reaches, routers, indexers, and what PEFT refuses.
-    """
-    head = base.get_output_embeddings()  # which PEFT leaves out itself
-    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    patterns = [*_ROUTERS, *_INDEXERS]
-    decoder = next((name for name, module in base.named_modules() if module is base.get_decoder()), "")
-    if decoder:
-        patterns.append(rf"(?!{re.escape(decoder)}\.).*")
-    if base.config.model_type in _STATE_SPACES:
-        patterns.append(r"(.*\.)?out_proj")
-    pattern = "|".join(f"({each})" for each in patterns)
-    return pattern if any(re.fullmatch(pattern, name) for name in linear) else None
-
-
-def coverage(model: PeftModel) -> float:
-    """Returns the share of the base model's weights whose layer carries an adapter, embeddings and head included."""
-    covered = {
-        id(weight): weight.numel()
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer)
-        for weight in layer.get_base_layer().parameters()
-        if not weight.requires_grad
-    }
-    trained, total = model.get_nb_trainable_parameters()
-    return sum(covered.values()) / (total - trained)
-
-
 def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
     """Returns `base` with the adapter of `directory`, and with the dropout of `lora` if that is given.
 
@@ -91,6 +54,13 @@ def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
         stored = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
         for field, message in warm_start.differences(lora, warm_start.settings_of(stored)).items():
             raise JobFailure(TrainerExit.bad_config, "invalid_lora", message, f"{_PARAM}.{field}")
+        if lora.dropout and config.target_parameters:
+            raise JobFailure(
+                TrainerExit.bad_config,
+                "invalid_lora",
+                "The adapter to start from changes experts, and dropout does not work on them. Omit the field.",
+                f"{_PARAM}.dropout",
+            )
         config.lora_dropout = lora.dropout
     model = PeftModel.from_pretrained(
         base, str(directory), is_trainable=True, autocast_adapter_dtype=True, config=config
@@ -108,7 +78,7 @@ def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
 
 def _all_linear(base: Any) -> set[str]:
     """Returns the names of the layers that a new adapter on "all-linear" has."""
-    pattern = _excluded(base)
+    pattern = excluded_layers(base)
     return {
         name
         for name, module in base.named_modules()

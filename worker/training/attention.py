@@ -153,7 +153,9 @@ class Options:
         return self.softcap is not None or self.sinks_H is not None
 
 
-_WITHOUT_EFFECT: Final = frozenset({"is_causal", "position_ids", "use_cache", "output_attentions"})
+_WITHOUT_EFFECT: Final = frozenset(
+    {"is_causal", "position_ids", "use_cache", "output_attentions", "output_router_logits"}
+)
 """Arguments of attention functions that change no result here: `layout` and `cached` determine positions and masks."""
 
 

@@ -29,7 +29,9 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def mfu(parameters: int, tokens: int, seconds: float, peak: float | None) -> float | None:
-    """Returns the model FLOPs utilisation (0..1) of an update of `tokens` packed tokens; shared tokens count once."""
+    """Returns the model FLOPs utilisation (0..1) of an update of `tokens` packed tokens; shared tokens count once.
+
+    `parameters` are those that compute a token."""
     if peak is None:
         return None
     return FLOPS_A_TOKEN_AND_PARAMETER * parameters * tokens / (seconds * peak)

@@ -11,6 +11,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from app.core.spec.experts import experts_of
 from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainingPath
 from worker.training import lora as lora_product
@@ -81,6 +82,15 @@ class Policy:
         """The number of parameters of the frozen base model."""
         trained, total = self.model.get_nb_trainable_parameters()  # counts packed 4-bit weights correctly
         return total - trained
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """The number of them that compute a token: all but the experts that a mixture's router leaves out."""
+        experts = experts_of(self.causal.config.to_dict())
+        if experts is None:
+            return self.base_parameters
+        frozen = ((name, value.shape) for name, value in self.causal.named_parameters() if not value.requires_grad)
+        return experts.active(self.base_parameters, frozen)
 
     def use_fast(self) -> None:
         """Switches to the fast path. Raises various errors for architectures that lack its parts."""

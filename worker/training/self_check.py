@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from app.core.spec.reports import TrainingPath
-from worker.training.adapter import coverage
 from worker.training.attention import UnknownArgument
 from worker.training.batching import Example, pack
 from worker.training.failures import diagnose
+from worker.training.lora_targets import coverage
 from worker.training.rope import length_limit
 
 if TYPE_CHECKING:
@@ -84,11 +84,13 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
             policy.use_plain(reason, "eager")
             _ = problem("plain")  # its backward pass must run, too
+    covered = coverage(policy.model)
     policy.path = TrainingPath(
         name=policy.path.name,
         reason=reason or "",
         check_seconds=round(time.monotonic() - started, 3),
-        lora_coverage=coverage(policy.model),
+        lora_coverage=covered.total,
+        expert_lora_coverage=covered.experts,
     )
 
 

@@ -22,9 +22,9 @@ from app.core.graders.run import ExternalServices, GraderPool
 from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
 from app.core.plurals import plural
 from app.core.retry import RetryPolicy
-from app.core.spec.job import GroupMethod, JobSpec, MethodType, PreferenceMethod, TrainerSpec
+from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET, resolve
-from app.core.spec.reports import Failed, Message, Report, TrainerExit
+from app.core.spec.reports import Failed, Message, Report, TrainerExit, TrainingPath
 from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
 from worker.training import run_log
 from worker.training.batching import DataOrder
@@ -124,8 +124,8 @@ def _train(
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
-    _report_path(policy, report)
-    plan = resolve(spec, rows=len(prompts), parameters=policy.base_parameters)
+    _report_path(policy, wanted.lora, report)
+    plan = resolve(spec, rows=len(prompts), parameters=policy.active_parameters)
     held_out = assign(validation, test, plan.eval_samples)
     if trainer_spec.resume_from is None and (use := held_out.message()) is not None:
         report(use)
@@ -172,8 +172,9 @@ def _train(
         trainer.train()
 
 
-def _report_path(policy: Policy, report: Reporter) -> None:
-    """Reports how the base model was changed when it was loaded, and why the job does not take the fast path."""
+def _report_path(policy: Policy, wanted: Lora, report: Reporter) -> None:
+    """Reports how the base model was changed when it was loaded, and why the job does not take the fast path,
+    and which experts carry an adapter."""
     for note in policy.notes:
         report(Message(message=note))
     path = policy.path
@@ -184,6 +185,24 @@ def _report_path(policy: Policy, report: Reporter) -> None:
             "for one sequence at a time, which is correct but slower. The embedded engine decodes the model likewise"
         )
         report(Message(level="warn", message=message, data=path.model_dump()))
+    if path.expert_lora_coverage is not None:
+        report(expert_message(path, wanted))
+
+
+def expert_message(path: TrainingPath, wanted: Lora) -> Message:
+    """Returns what the adapter of a mixture of experts covers, or why it leaves out the experts."""
+    covered = f"{path.lora_coverage:.0%} of the base model's weights"
+    if path.expert_lora_coverage:
+        share = f"{path.expert_lora_coverage:.0%} of its experts' weights"
+        return Message(message=f"The adapter covers {covered} and {share}", data=path.model_dump())
+    if wanted.target_modules != "all-linear":
+        cause = "lora.target_modules leaves them out"
+    elif wanted.dropout or wanted.use_dora:
+        cause = "LoRA dropout and DoRA do not work on them. Omit both to train experts"
+    else:
+        cause = "PEFT and vLLM load no adapter for experts of this form"
+    message = f"The experts of this model carry no adapter, because {cause}. The adapter covers {covered}"
+    return Message(level="warn", message=message, data=path.model_dump())
 
 
 def _outside(trainer_spec: TrainerSpec, retry_policy: RetryPolicy | None) -> ExternalServices:

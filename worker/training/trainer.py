@@ -168,7 +168,7 @@ class Trainer:
             "gft/tokens_per_second": update.computed_tokens / max(updated - started, 1e-9),
             "gft/peak_memory_bytes": float(metrics.peak_bytes(self.policy.device)),
             "gft/mfu": metrics.mfu(
-                self.policy.base_parameters,
+                self.policy.active_parameters,
                 update.packed_tokens,
                 updated - graded,
                 metrics.peak_flops(self.policy.device),

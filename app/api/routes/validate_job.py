@@ -154,5 +154,6 @@ def _plan(
     held_out = use["held_out_rows"].used if "held_out_rows" in use else held_out
     if not rows:
         return None
-    plan = resolve(validated.spec, rows=rows, parameters=parameters)
+    active = weights.active(model.directory) or parameters
+    plan = resolve(validated.spec, rows=rows, parameters=active)
     return JobPlan.of(validated.spec, plan, parameters, rows, held_out)

@@ -181,9 +181,14 @@ def _source(member: Json) -> str:
 
 
 def _path(job: Json) -> str | None:
-    """Format why a job trains on the plain path, or `fast`; None until the model is loaded."""
+    """Format the path, why it is not `fast`, and what the adapter covers; None until the model is loaded."""
     path = job["training_path"]
-    return None if path is None else ": ".join(filter(None, (path["name"], path["reason"])))
+    if path is None:
+        return None
+    total, experts = path.get("lora_coverage"), path.get("expert_lora_coverage")
+    covered = None if total is None else f"adapter on {total:.0%} of the weights"
+    covered = covered if experts is None else f"{covered}, {experts:.0%} of the experts'"
+    return "; ".join(filter(None, (": ".join(filter(None, (path["name"], path["reason"]))), covered)))
 
 
 def _shorten(text: str) -> str:

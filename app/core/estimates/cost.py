@@ -118,13 +118,13 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
     updates = spec.settings.updates_per_batch if isinstance(spec.settings, GroupMethod) else 1
     update = (
         updates * passes * (BATCH_SECONDS + 3 * shape.layers * LAYER_SECONDS)
-        + (4 * updates + reference) * shape.parameters * tokens / device.flops
+        + (4 * updates + reference) * shape.active * tokens / device.flops
     )
     base = _decoding(min(work.held_out, BASE_SAMPLES), 1, spec, work, shape, device) if work.evaluations else 0.0
     saved = CHECKPOINT_SECONDS + adapter_weights(spec, shape) * ADAPTER_BYTES / LOAD_BYTES
     graded = work.groups * work.members if isinstance(spec.settings, GroupMethod) else 0.0
     scored = work.reference_tokens
-    reference_pass = _passes(scored, shape) + 2 * shape.parameters * scored / device.flops
+    reference_pass = _passes(scored, shape) + 2 * shape.active * scored / device.flops
     return Seconds(
         setup=reference_pass
         + IMPORT_SECONDS
@@ -146,7 +146,7 @@ def _evaluation(spec: JobSpec, work: Work, shape: Shape, device: Speed) -> float
     drawn = _decoding(work.held_out, answers // work.held_out, spec, work, shape, device) if answers else 0.0
     known = 2 if isinstance(spec.settings, PreferenceMethod) else 1
     scored = work.held_out * (work.lengths.prompt + known * work.lengths.expert) + answers * work.lengths.own
-    products = 2 * shape.parameters * scored / device.flops
+    products = 2 * shape.active * scored / device.flops
     return drawn + _passes(scored, shape) + products + answers * _grader_seconds(spec.settings.grader)
 
 
@@ -168,9 +168,9 @@ def _decoding(prompts: float, count: int, spec: JobSpec, work: Work, shape: Shap
     token = (
         TOKEN_SECONDS
         + shape.layers * LAYER_SECONDS
-        + max(shape.bytes / device.bytes, 2 * shape.parameters * live / device.flops)
+        + max(shape.bytes / device.bytes, 2 * shape.active * live / device.flops)
     )
-    prefill = 2 * shape.parameters * prompts * work.lengths.prompt / device.flops
+    prefill = 2 * shape.active * prompts * work.lengths.prompt / device.flops
     return batches * longest * token + prefill
 
 

@@ -120,10 +120,12 @@ class EngineClient:
     async def load(self, name: str, path: str, base_model: str) -> None:
         """Load the adapter in directory `path` as model `name`; the engine reads the files itself.
 
+        `is_3d_lora_weight` says that adapters of experts are stacked, as PEFT stores them; vLLM cannot see it.
+
         An adapter of this name that is loaded already counts as success. Raises `AdapterRefused` if the engine cannot
         serve the adapter, and `UnknownToEngine` if it cannot see the files.
         """
-        body = {"lora_name": name, "lora_path": path, "base_model_name": base_model}
+        body = {"lora_name": name, "lora_path": path, "base_model_name": base_model, "is_3d_lora_weight": True}
         response = await self._request("POST", _LOAD, body, self._limits.load)
         if response.status == HTTPStatus.NOT_FOUND:
             raise UnknownToEngine(self._about(f"it cannot load {path}: {_message(response)}"))

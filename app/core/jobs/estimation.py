@@ -82,7 +82,7 @@ def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, 
     return PlannedJob(
         spec=spec,
         base_model=base_model,
-        plan=resolve(spec, rows=training.rows, parameters=shape.parameters),
+        plan=resolve(spec, rows=training.rows, parameters=shape.active),
         data=Data(
             rows=training.rows,
             held_out_rows=held_out,

@@ -17,6 +17,8 @@ class Shape:
     """The sizes that cost estimates use."""
 
     parameters: int
+    active: int
+    """Parameters that compute a token: all but the experts that a mixture's router leaves out."""
     bytes: int
     """Size of the weights as they are loaded."""
     layers: int
@@ -38,16 +40,18 @@ def shape_of(model: BaseModel) -> Shape | None:
     stored = sum(path.stat().st_size for path in model.directory.glob("*.safetensors"))
     try:
         config = json.loads((model.directory / "config.json").read_text(encoding="utf-8"))
-        return _read(config.get("text_config", config), parameters, stored)
+        active = weights.active(model.directory) or parameters
+        return _read(config.get("text_config", config), parameters, active, stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return _guessed(parameters, stored, True)
 
 
-def _read(config: dict[str, Any], parameters: int, stored: int) -> Shape:
+def _read(config: dict[str, Any], parameters: int, active: int, stored: int) -> Shape:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     width = int(config.get("head_dim") or hidden // heads)
     return Shape(
         parameters=parameters,
+        active=active,
         bytes=stored,
         layers=int(config["num_hidden_layers"]),
         hidden=hidden,
@@ -60,4 +64,6 @@ def _read(config: dict[str, Any], parameters: int, stored: int) -> Shape:
 def _guessed(parameters: int, stored: int, is_pulled: bool) -> Shape:
     layers = max(1, round((parameters / (12 * _WIDTH_A_LAYER**2)) ** (1 / 3)))
     hidden = _WIDTH_A_LAYER * layers
-    return Shape(parameters, stored, layers, hidden, 3 * hidden, hidden // 4, _VOCABULARY, is_pulled, is_exact=False)
+    return Shape(
+        parameters, parameters, stored, layers, hidden, 3 * hidden, hidden // 4, _VOCABULARY, is_pulled, is_exact=False
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from app.core.parse_errors import why_unreadable
+from app.core.spec.experts import experts_of
 
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors format."""
@@ -23,6 +24,22 @@ def count(directory: Path) -> int | None:
         return sum(map(_count, files)) or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def active(directory: Path) -> int | None:
+    """Return the number of weights that compute a token: all but experts that a router leaves out; None as above."""
+    parameters = count(directory)
+    if parameters is None:
+        return None
+    try:
+        experts = experts_of(json.loads((directory / "config.json").read_bytes()))
+        if experts is None:
+            return parameters
+        headers = [_header(path)[0] for path in directory.glob("*.safetensors")]
+    except (OSError, ValueError, AttributeError):
+        return parameters
+    shapes = ((name, each["shape"]) for header in headers for name, each in header.items() if name != _METADATA)
+    return experts.active(parameters, shapes)
 
 
 def modules(directory: Path) -> frozenset[str]:

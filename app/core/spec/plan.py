@@ -68,6 +68,8 @@ def _epochs(spec: JobSpec, rows: int, steps_per_epoch: int) -> int:
 def resolve(spec: JobSpec, *, rows: int, parameters: int) -> Plan:
     """Return the plan of a job with `rows` usable training rows and a base model of `parameters` weights.
 
+    Of a mixture of experts `parameters` are those that compute a token.
+
     auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs see `_epochs`; ten evaluations and
     checkpoints per run; 200 held-out rows.
     """

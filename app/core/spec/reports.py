@@ -96,6 +96,8 @@ class TrainingPath(Frozen):
     """Duration of the comparison with transformers' eager attention that selected the path."""
     lora_coverage: float | None = None
     """Share of the base model's weights, embeddings included, whose layer carries an adapter."""
+    expert_lora_coverage: float | None = None
+    """The same share of the weights of a mixture's experts; None for a model without experts."""
 
 
 class Started(Frozen):

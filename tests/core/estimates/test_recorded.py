@@ -30,7 +30,7 @@ def planned(job: Any) -> PlannedJob:
     spec = JobSpec.model_validate(
         {"model": job["model"], "method": job["method"], "settings": job["settings"], "seed": 1}
     )
-    shape = Shape(**RECORDED["shapes"][job["model"]])
+    shape = Shape(**RECORDED["shapes"][job["model"]], active=RECORDED["shapes"][job["model"]]["parameters"])
     rows, held_out = RECORDED["rows"], job["held_out_rows"]
     plan = resolve(spec, rows=rows, parameters=shape.parameters)
     data = Data(rows=rows, held_out_rows=held_out, expert_share=1.0, teachers_a_row=3.0)

@@ -12,7 +12,7 @@ from app.core.spec.job import JobSpec
 from app.core.spec.plan import resolve
 from tests.core.estimates.test_workload import gft
 
-SEVEN_B = Shape(7_600_000_000, 15_200_000_000, 28, 3584, 18944, 512, 152_000)
+SEVEN_B = Shape(7_600_000_000, 7_600_000_000, 15_200_000_000, 28, 3584, 18944, 512, 152_000)
 
 
 def gpu(name: str, gigabytes: float, processes: int = 1) -> Hardware:

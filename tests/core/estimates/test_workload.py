@@ -79,7 +79,7 @@ def test_pairs_have_two_answers_and_a_reference() -> None:
     assert (workload.members, workload.rollouts, workload.grader_calls) == (2, 0, 0)
     assert workload.response_tokens == workload.groups * 2 * 5
     assert workload.reference_tokens == 16 * (20 + 2 * 5)  # once, whatever the number of epochs
-    shape = Shape(25_000, 100_000, 2, 32, 64, 16, 99)
+    shape = Shape(25_000, 25_000, 100_000, 2, 32, 64, 16, 99)
     hardware = Hardware(processor="x", cores=2, threads=1, memory_bytes=10**9)
     without = dataclasses.replace(workload, reference_tokens=0.0)
     assert seconds(spec, workload, shape, hardware).setup > seconds(spec, without, shape, hardware).setup

@@ -1,11 +1,13 @@
 """Merging one LoRA layer into its base weight: in fp32, verified there, then rounded once to the weight's dtype."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from peft.tuners.lora.layer import Embedding as LoraEmbedding
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -55,7 +57,8 @@ def layers_of(model: nn.Module) -> dict[str, Any]:
     }
     for name, layer in layers.items():
         kind = type(layer)
-        if kind not in (LoraLinear, LoraEmbedding) or not layer.get_base_layer().weight.is_floating_point():
+        weight = layer.get_param() if kind is ParamWrapper else layer.get_base_layer().weight
+        if kind not in (LoraLinear, LoraEmbedding, ParamWrapper) or not weight.is_floating_point():
             raise MergeRefused(f"{name} is a layer of type {kind.__name__}, which cannot be merged.")
     return layers
 
@@ -67,25 +70,47 @@ def merge_layer(name: str, layer: Any, rounding: Rounding) -> None:
     Raises `MergeRefused` if the merged layer's output differs from the unmerged layer's, or is not finite.
     """
     base = layer.get_base_layer()
-    dtype = base.weight.dtype
-    before = base.weight.detach()
+    parameter = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+    before = getattr(base, parameter).detach()
     # Create new parameters, so that an output head that shares the embedding's weight keeps the old one.
     for label, value in list(base.named_parameters(recurse=False)):
         setattr(base, label, nn.Parameter(value.detach().to(torch.float32, copy=True), requires_grad=False))
-    inputs = _inputs(layer)
-    without_adapter, expected = base(inputs), layer(inputs)
+    without_adapter, expected, merged_output = (
+        _parameter_outputs(layer) if isinstance(layer, ParamWrapper) else _layer_outputs(layer)
+    )
     try:
         layer.merge(safe_merge=True)
     except ValueError as error:  # the merged weights are not finite
         raise MergeRefused(f"{name} has NaN or infinite weights once merged: the adapter is broken.") from error
-    output = base(inputs)
     allowed = _TOLERANCE * (expected - without_adapter).norm() + _NOISE * without_adapter.norm()
-    if not (output - expected).norm() <= allowed:
+    if not (merged_output() - expected).norm() <= allowed:
         raise MergeRefused(f"{name} has a different output once merged. Nothing was written.")
-    merged = base.weight.detach()
+    merged = getattr(base, parameter).detach()
     for label, value in list(base.named_parameters(recurse=False)):
-        setattr(base, label, nn.Parameter(value.detach().to(dtype), requires_grad=False))
-    rounding.add(before.float(), merged, base.weight.detach())
+        setattr(base, label, nn.Parameter(value.detach().to(before.dtype), requires_grad=False))
+    rounding.add(before.float(), merged, getattr(base, parameter).detach())
+
+
+def _layer_outputs(layer: Any) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+    """Returns outputs without and with the adapter, and a function for the output after the merge."""
+    base, inputs = layer.get_base_layer(), _inputs(layer)
+    return base(inputs), layer(inputs), lambda: base(inputs)
+
+
+def _parameter_outputs(layer: Any) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+    """Returns the same for a parameter, [O, I] or of experts [E, O, I]: products of random rows with it.
+
+    W' = W + s L R, so x W' = x W + s (x L) R.
+    """
+    [adapter] = layer.active_adapters
+    if layer.get_param().dim() == 2:
+        left, right, scale = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight, layer.scaling[adapter]
+    else:
+        left, right, scale = layer.get_delta_factors(adapter)
+    weight = layer.get_param()
+    x = torch.randn(16, weight.shape[-2], generator=torch.Generator().manual_seed(0))
+    without_adapter = x @ weight
+    return without_adapter, without_adapter + scale * (x @ left) @ right, lambda: x @ layer.get_param()
 
 
 def _inputs(layer: Any) -> Tensor:

@@ -30,7 +30,8 @@ _COMPLETE: Final = "completions"
 _ADVICE: Final = {
     _MODELS: "Check GROUPTUNE_ROLLOUT_URL and GROUPTUNE_ROLLOUT_API_KEY.",
     _LOAD: "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least "
-    "hyperparameters.lora.r, and the worker's state directory mounted at the same path.",
+    "hyperparameters.lora.r, --enable-mixed-moe-lora-format for a mixture of experts, and the worker's state "
+    "directory mounted at the same path.",
     _COMPLETE: "Its --max-model-len must hold the longest prompt plus sampling.max_tokens.",
 }
 
@@ -128,8 +129,10 @@ class VllmClient:
         # vLLM answers 500 for an adapter that it cannot load. Once it has loaded
         # one of this run, a 500 has another cause and may be transient.
         permanent = _PERMANENT if self._has_loaded else _PERMANENT | {500}
+        # PEFT stores adapters of experts stacked, which vLLM cannot see. Other adapters do not change.
+        body = {"lora_name": name, "lora_path": path, "is_3d_lora_weight": True}
         try:
-            self._request(_LOAD, {"lora_name": name, "lora_path": path}, permanent)
+            self._request(_LOAD, body, permanent)
         except JobFailure as failure:
             # If the adapter is on the server, an earlier attempt succeeded and only its response was lost.
             if failure.exit_code != TrainerExit.bad_config or name not in [model.id for model in self.models()]:

@@ -2,6 +2,7 @@
 import { useMemo, useState } from "preact/hooks";
 import { DataTable } from "../components/DataTable";
 import { CodeBlock, Loading } from "../components/primitives";
+import { percent } from "../format";
 import { flatten, requestFromJob, requestSnippets, schemaDefaults } from "../jobSettings";
 import { useGet } from "../liveData";
 import { ROOT } from "../root";
@@ -66,6 +67,7 @@ export function ConfigTab({ job }: { job: Job }) {
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
         <RowsUsed of={job} />
+        {job.training_path?.lora_coverage != null && <AdapterCoverage path={job.training_path} />}
         {job.training_path?.name === "plain" && (
           <p class="notice hold" role="status">
             ⚠ <b>Plain path:</b> {job.training_path.reason}. Training is correct but slower.
@@ -98,6 +100,15 @@ interface Setting {
   path: string;
   value: string;
   byDefault: string | undefined;
+}
+
+function AdapterCoverage({ path }: { path: NonNullable<Job["training_path"]> }) {
+  return (
+    <p class="soft">
+      The adapter covers {percent(path.lora_coverage)} of the base model's weights
+      {path.expert_lora_coverage != null && `, and ${percent(path.expert_lora_coverage)} of its experts'`}.
+    </p>
+  );
 }
 
 function Settings({ title, rows }: { title: string; rows: Setting[] }) {
