@@ -58,7 +58,7 @@ _IDS: Final[dict[str, Any]] = {
     "eos_token_id": END,
     "initializer_range": 0.3,
 }
-_SIZES: Final[dict[str, Any]] = _IDS | {
+SIZES: Final[dict[str, Any]] = _IDS | {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -66,45 +66,47 @@ _SIZES: Final[dict[str, Any]] = _IDS | {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-_HEADS: Final[dict[str, Any]] = _SIZES | {"head_dim": 8}
+HEADS: Final[dict[str, Any]] = SIZES | {"head_dim": 8}
 
-_LAYERS: Final = ["sliding_attention", "full_attention"]
+LAYERS: Final = ["sliding_attention", "full_attention"]
 
-ARCHITECTURES: Final[dict[str, Callable[[], Any]]] = {
-    "llama": lambda: LlamaConfig(**_SIZES, attention_bias=True, mlp_bias=True),
-    "qwen2": lambda: Qwen2Config(**_SIZES),
+Configs = dict[str, Callable[[], Any]]
+
+ARCHITECTURES: Final[Configs] = {
+    "llama": lambda: LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen2-half-sliding": lambda: Qwen2Config(
-        **_SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+        **SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
     ),
-    "qwen3": lambda: Qwen3Config(**_HEADS),
-    "gemma": lambda: GemmaConfig(**_HEADS),
+    "qwen3": lambda: Qwen3Config(**HEADS),
+    "gemma": lambda: GemmaConfig(**HEADS),
     "gemma2": lambda: Gemma2Config(
-        **_HEADS,
+        **HEADS,
         sliding_window=WINDOW,
         attn_logit_softcapping=2.0,
         final_logit_softcapping=3.0,
         query_pre_attn_scalar=8,
     ),
     "gemma3": lambda: Gemma3TextConfig(
-        **_HEADS,
+        **HEADS,
         sliding_window=WINDOW,
         query_pre_attn_scalar=8,
         layer_types=["sliding_attention", "full_attention"],
     ),
-    "mistral": lambda: MistralConfig(**_SIZES, sliding_window=WINDOW),
+    "mistral": lambda: MistralConfig(**SIZES, sliding_window=WINDOW),
     "gpt2": lambda: GPT2Config(**_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "granite": lambda: GraniteConfig(
-        **_SIZES, attention_multiplier=0.5, logits_scaling=2.0, residual_multiplier=0.7, embedding_multiplier=1.5
+        **SIZES, attention_multiplier=0.5, logits_scaling=2.0, residual_multiplier=0.7, embedding_multiplier=1.5
     ),
-    "cohere": lambda: CohereConfig(**_SIZES, logit_scale=0.5),
-    "starcoder2": lambda: Starcoder2Config(**_SIZES, sliding_window=None, tie_word_embeddings=False),
+    "cohere": lambda: CohereConfig(**SIZES, logit_scale=0.5),
+    "starcoder2": lambda: Starcoder2Config(**SIZES, sliding_window=None, tie_word_embeddings=False),
     "gpt-oss": lambda: GptOssConfig(
-        **_HEADS, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2, layer_types=_LAYERS
+        **HEADS, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2, layer_types=LAYERS
     ),
     "gemma3n": lambda: Gemma3nTextConfig(
-        **(_HEADS | {"intermediate_size": [48, 48]}),
+        **(HEADS | {"intermediate_size": [48, 48]}),
         sliding_window=WINDOW,
-        layer_types=_LAYERS,
+        layer_types=LAYERS,
         vocab_size_per_layer_input=VOCABULARY,
         hidden_size_per_layer_input=8,
         laurel_rank=4,
@@ -115,7 +117,7 @@ ARCHITECTURES: Final[dict[str, Callable[[], Any]]] = {
 }
 """Architectures on the fast path."""
 
-_EXPERTS: Final[dict[str, Any]] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+EXPERTS: Final[dict[str, Any]] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _LINEAR_ATTENTION: Final[dict[str, Any]] = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -123,7 +125,7 @@ _LINEAR_ATTENTION: Final[dict[str, Any]] = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }
-_LATENT_ATTENTION: Final[dict[str, Any]] = {
+LATENT_ATTENTION: Final[dict[str, Any]] = {
     "num_key_value_heads": 4,
     "q_lora_rank": 16,
     "kv_lora_rank": 8,
@@ -139,13 +141,13 @@ _MAMBA: Final[dict[str, Any]] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n
 LONG_FACTORS: Final = 40
 """Tokens beyond which the model "phi3-long" uses other rotary frequencies."""
 
-PLAIN: Final[dict[str, Callable[[], Any]]] = {
+PLAIN: Final[Configs] = {
     "qwen3-next": lambda: Qwen3NextConfig(
-        **_HEADS, **_LINEAR_ATTENTION, **_EXPERTS, num_experts=4, shared_expert_intermediate_size=16
+        **HEADS, **_LINEAR_ATTENTION, **EXPERTS, num_experts=4, shared_expert_intermediate_size=16
     ),
-    "qwen3.5": lambda: Qwen3_5TextConfig(**_HEADS, **_LINEAR_ATTENTION),
+    "qwen3.5": lambda: Qwen3_5TextConfig(**HEADS, **_LINEAR_ATTENTION),
     "granite4": lambda: GraniteMoeHybridConfig(
-        **_SIZES,
+        **SIZES,
         **_MAMBA,
         layer_types=["mamba", "attention"],
         num_local_experts=4,
@@ -153,17 +155,17 @@ PLAIN: Final[dict[str, Callable[[], Any]]] = {
         shared_intermediate_size=16,
     ),
     "llama4": lambda: Llama4TextConfig(
-        **_HEADS,
+        **HEADS,
         intermediate_size_mlp=48,
         num_local_experts=4,
         attention_chunk_size=WINDOW,
         interleave_moe_layer_step=1,
         no_rope_layers=[1, 0],
     ),
-    "lfm2": lambda: Lfm2Config(**_SIZES, layer_types=["conv", "full_attention"], block_multiple_of=8),
-    "falcon-h1": lambda: FalconH1Config(**_SIZES, **_MAMBA, mamba_d_ssm=64, mamba_chunk_size=8),
+    "lfm2": lambda: Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_multiple_of=8),
+    "falcon-h1": lambda: FalconH1Config(**SIZES, **_MAMBA, mamba_d_ssm=64, mamba_chunk_size=8),
     "nemotron-h": lambda: NemotronHConfig(
-        **{name: value for name, value in _HEADS.items() if name != "num_hidden_layers"},
+        **{name: value for name, value in HEADS.items() if name != "num_hidden_layers"},
         layers_block_type=["mamba", "attention", "mlp"],
         mamba_num_heads=8,
         mamba_head_dim=8,
@@ -172,13 +174,13 @@ PLAIN: Final[dict[str, Callable[[], Any]]] = {
         chunk_size=8,
     ),
     "deepseek-v3.2": lambda: DeepseekV32Config(
-        **(_SIZES | _LATENT_ATTENTION | _EXPERTS),
+        **(SIZES | LATENT_ATTENTION | EXPERTS),
         first_k_dense_replace=1,
         index_topk=WINDOW,
         index_n_heads=16,
         index_head_dim=16,
     ),
-    "phi2": lambda: PhiConfig(**_SIZES),
+    "phi2": lambda: PhiConfig(**SIZES),
     "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4),
 }
 """Architectures on the plain path: recurrent states, sparse attention, attention chunks, ALiBi, a biased head."""
@@ -203,30 +205,30 @@ _MROPE: Final[dict[str, Any]] = {
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
 }
 
-VISION_LANGUAGE: Final[dict[str, Callable[[], Any]]] = {
+VISION_LANGUAGE: Final[Configs] = {
     "qwen2.5-vl": lambda: Qwen2_5_VLConfig(
-        text_config=_SIZES | _MROPE, vision_config=_VISION | {"fullatt_block_indexes": [0], "window_size": 8}
+        text_config=SIZES | _MROPE, vision_config=_VISION | {"fullatt_block_indexes": [0], "window_size": 8}
     ),
     "qwen3-vl": lambda: Qwen3VLConfig(
-        text_config=_HEADS | _MROPE,
+        text_config=HEADS | _MROPE,
         vision_config=_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
     ),
     "gemma3-vl": lambda: Gemma3Config(
-        text_config=_HEADS | {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "layer_types": _LAYERS},
+        text_config=HEADS | {"sliding_window": WINDOW, "query_pre_attn_scalar": 8, "layer_types": LAYERS},
         vision_config=_ENCODER,
         mm_tokens_per_image=4,
     ),
     "mistral3": lambda: Mistral3Config(
-        text_config=_HEADS | {"model_type": "mistral"},
+        text_config=HEADS | {"model_type": "mistral"},
         vision_config=_ENCODER | {"model_type": "pixtral", "head_dim": 8},
     ),
 }
 """Vision-language models, whose text side is trained."""
 
 
-LENGTH_DEPENDENT: Final[dict[str, Callable[[], Any]]] = {
+LENGTH_DEPENDENT: Final[Configs] = {
     "phi3-long": lambda: Phi3Config(
-        **(_SIZES | {"max_position_embeddings": 128}),
+        **(SIZES | {"max_position_embeddings": 128}),
         original_max_position_embeddings=LONG_FACTORS,
         rope_parameters={
             "rope_type": "longrope",
@@ -240,10 +242,10 @@ LENGTH_DEPENDENT: Final[dict[str, Callable[[], Any]]] = {
 """Models whose position embeddings depend on the longest sequence of a pass."""
 
 
-def build(directory: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes config and random weights of architecture `name`; returns the directory."""
+def build(directory: Path, name: str, dtype: torch.dtype = torch.float32, more: Configs | None = None) -> Path:
+    """Writes config and random weights of architecture `name`, which may be one of `more`; returns the directory."""
     torch.manual_seed(20)
-    config = (ARCHITECTURES | PLAIN | VISION_LANGUAGE | LENGTH_DEPENDENT)[name]()
+    config = (ARCHITECTURES | PLAIN | VISION_LANGUAGE | LENGTH_DEPENDENT | (more or {}))[name]()
     factory: Any = AutoModelForImageTextToText if name in VISION_LANGUAGE else AutoModelForCausalLM
     model = factory.from_config(config)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The plain path: log-probs, gradients and samples of architectures that cannot be packed, against transformers."""
+"""The plain path: its samples, memory and turns; `test_families` compares each family with transformers."""
 
 import pytest
 import torch
@@ -11,8 +11,6 @@ from tests.worker.training.architectures import (
     LONG_FACTORS,
     LORA,
     PAD,
-    PLAIN,
-    VISION_LANGUAGE,
     VOCABULARY,
     WINDOW,
     random_policy,
@@ -28,37 +26,19 @@ CPU = torch.device("cpu")
 GROUPS = random_groups([(2 * WINDOW, (5, 1)), (3, (2 * WINDOW,))])
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *VISION_LANGUAGE])
-def test_family_equals_transformers(name: str, model_directory: ModelDirectory) -> None:
-    """Log-probs and gradients of either path; greedy samples; log-probs of random samples."""
+@pytest.mark.parametrize("name", ["qwen3-next", "falcon-h1", "llama4"])
+def test_greedy_samples_equal_generate(name: str, model_directory: ModelDirectory) -> None:
+    """Also for models with a recurrent state, which the packed sampler cannot keep."""
     policy = random_policy(model_directory(name))
-    assert policy.is_fast == (name in VISION_LANGUAGE), policy.path.reason
+    assert not policy.is_fast
     model = plain.plain_copy(model_directory(name), policy)
-    found_N = policy.logprobs(pack(plain.examples(GROUPS), CPU), 0.7)[0]
-    expected_N = plain.logprobs(model, GROUPS, 0.7)
-    assert float((found_N - expected_N).detach().abs().max()) < 1e-4
-    weights_N = torch.randn(len(found_N))
-    found = plain.gradients(policy.model, (weights_N * found_N).sum())
-    assert plain.distance(found, plain.gradients(model, (weights_N * expected_N).sum())) < 1e-4
     prompts = [tuple(prompt) for prompt, _ in GROUPS]
-    sampler, sampling = Sampler(policy, (END,), PAD), Sampling(max_tokens=6, temperature=0.7)
-    for prompt, [completion] in zip(prompts, sampler.sample(prompts, 1, sampling, None), strict=True):
-        config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=END, pad_token_id=PAD)
+    sampler = Sampler(policy, (END,), PAD)
+    config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=END, pad_token_id=PAD)
+    for prompt, [completion] in zip(prompts, sampler.sample(prompts, 1, Sampling(max_tokens=6), None), strict=True):
         ids = torch.tensor([prompt])
         own = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         assert completion.ids == tuple(own[0, len(prompt) :].tolist())
-    samples = sampler.sample(prompts, 2, sampling, generator(3))
-    sampled = [(prompt, [one.ids for one in row]) for prompt, row in zip(prompts, samples, strict=True)]
-    logprobs = torch.tensor([value for row in samples for one in row for value in one.logprobs])
-    assert float((logprobs - plain.logprobs(model, sampled, 0.7).detach()).abs().max()) < 5e-3  # Nemotron-H: 2e-3
-
-
-@pytest.mark.parametrize("name", list(VISION_LANGUAGE))
-def test_only_language_layers_are_trained(name: str, model_directory: ModelDirectory) -> None:
-    policy = random_policy(model_directory(name))
-    assert policy.trained
-    assert all("language_model" in value for value in policy.trained)
-    assert 0 < (policy.path.lora_coverage or 0) < 1
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
