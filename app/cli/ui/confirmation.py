@@ -28,9 +28,12 @@ def confirm(
         return
     note(f"{action} {plural(len(names), noun)}:")
     for name in names[:_LISTED]:
-        note("  ".join(filter(None, ("", name, describe(name)))))
+        note("  " + "  ".join(filter(None, (name, describe(name)))))
     if len(names) > _LISTED:
         note(f"  ... and {len(names) - _LISTED:,} more")
-    if not typer.confirm("Continue?", err=True):
+    # typer's own question prints a space on standard output, which may be a pipe.
+    sys.stderr.write("Continue? [y/N]: ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         note("Nothing was changed.")
         raise typer.Exit(ExitCode.error)
