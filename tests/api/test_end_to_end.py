@@ -305,7 +305,7 @@ def test_job_that_learns_nothing_fails(client: OpenAI, tmp_path: Path) -> None:
     job = finished(client, client.fine_tuning.jobs.create(model="tiny", training_file=training.id, method=method).id)
     assert (job.status, job.fine_tuned_model) == ("failed", None)
     assert job.error.code == "nothing_learned"
-    assert "the grader gives 0 to every answer" in job.error.message
+    assert "the grader gave the same reward, 0, to every answer" in job.error.message
     assert job.attempt == 1
     warnings = [event.message for event in client.fine_tuning.jobs.list_events(job.id) if event.level == "warn"]
     assert any(message.startswith("The first 5 steps changed nothing: ") for message in warnings)
