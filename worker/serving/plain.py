@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from worker.serving.adapters import WEIGHTS_NAME, Adapter
-from worker.serving.base import PROBE, PROBE_TOLERANCE, load_causal, probe_logprobs
+from worker.serving.base import PROBE, PROBE_TOLERANCE, load_causal, probe_error, probe_logprobs
 from worker.serving.errors import RequestError
 from worker.serving.sampling import choose, token_logprobs
 from worker.serving.sequences import Event, Request, Sequence
@@ -178,7 +178,7 @@ class PlainBase:
             state = self.new_state()
             parts = [self.logits(PROBE[:_PROBE_PROMPT], state, keep_all=True)]
             parts += [self.logits((token,), state) for token in PROBE[_PROBE_PROMPT:]]
-            error = float((probe_logprobs(torch.cat(parts)) - expected).abs().max())
+            error = probe_error(probe_logprobs(torch.cat(parts)), expected, self._causal.dtype)
             if error < PROBE_TOLERANCE:
                 return
         raise _unsupported(
