@@ -48,7 +48,7 @@ class LookupCache(Generic[K, V]):
         finally:
             # After `clear`, a newer lookup may stand here; only that one may remove itself.
             if self._lookups.get(key) is asyncio.current_task():
-                del self._lookups[key]
+                self._lookups.pop(key, None)  # `clear` may run in another thread at this moment
         self._put(key, found, started_at)
         return found
 

@@ -1,6 +1,7 @@
 """`make pictures`: the animated picture of `grouptune demo` in README, drawn from the output of a real run."""
 
 import os
+import subprocess
 import sys
 from itertools import takewhile
 from pathlib import Path
@@ -9,8 +10,6 @@ from typing import Final
 import pytest
 
 from app.cli.demo.data import BASE_MODEL
-from app.cli.models.commands import pull
-from app.core import settings
 from tests.terminal_picture import draw, record
 
 pytestmark = [pytest.mark.pictures, pytest.mark.timeout(3600)]
@@ -20,8 +19,8 @@ END: Final = b"Stopping the server"
 
 
 def test_demo_picture(short_dir: Path) -> None:
-    pull(BASE_MODEL, settings.load().models_dir, print)
     program = Path(sys.executable).with_name("grouptune")
+    subprocess.run([program, "models", "pull", BASE_MODEL], check=True)
     home = {"GROUPTUNE_STATE_DIR": str(short_dir / "state")}
     outputs = record([program, "demo", "--no-keep"], os.environ | home)
     picture = draw("grouptune demo", [*takewhile(lambda output: END not in output.data, outputs)])
