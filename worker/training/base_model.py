@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +12,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from app.core.spec.experts import experts_of
 from app.core.spec.job import BasePrecision
 from app.core.spec.reports import TrainerExit
 from worker.training.failures import diagnose
 from worker.training.types import JobFailure
 
 _PARAM: Final = "method.hyperparameters.base_precision"
+_DEQUANTISED: Final = ("mxfp4", "fp8")
+"""Formats of checkpoints that are loaded in bf16."""
 
 
 @contextmanager
@@ -68,19 +71,25 @@ def load_base(
 ) -> tuple[Any, list[str]]:
     """Returns the model of `directory` on `device`, in its own dtype or in `dtype`, and sentences on what was changed.
 
-    fp16 becomes bf16: gradients of a mean over many tokens are below the smallest numbers of fp16.
+    fp16 becomes bf16: gradients of a mean over many tokens are below the smallest numbers of fp16. MXFP4 and FP8 become
+    bf16, too: their kernels have no backward function.
 
     "4bit" stores the linear layers except the output head as NF4 with double-quantised scales, and computes in bf16
     (Dettmers et al., arXiv 2305.14314). Raises `JobFailure` if this machine cannot do that.
     """
+    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
     options: dict[str, Any] = {
         "dtype": dtype or "auto",
         "local_files_only": True,
+        "config": config,
     }
-    loader = model_class(directory)
+    loader = class_of(config)
     if precision == "native":
+        stored: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+        if stored.get("quant_method") in _DEQUANTISED:
+            stored["dequantize"] = True
         native: Any = loader.from_pretrained(directory, **options)
-        return native.to(device), _without_fp16(native)
+        return native.to(device), [*_dequantised(stored), *_without_fp16(native)]
     _check_bitsandbytes(device)
     options["quantization_config"] = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -98,7 +107,32 @@ def load_base(
             # bitsandbytes 0.50 would repack the weight in the first pass without gradient. A later pass with gradient
             # would then use a product without a backward function, and lose the layer's gradient silently.
             layer.support_avx512bf16_for_cpu = False
-    return model, _without_fp16(model)
+    return model, [*_without_fp16(model), *_unquantised_experts(model)]
+
+
+def _dequantised(stored: Mapping[str, Any]) -> list[str]:
+    if not stored.get("dequantize"):
+        return []
+    return [f"The base model is stored in {stored['quant_method']} and trains in bf16, which has a backward function"]
+
+
+def _unquantised_experts(model: Any) -> list[str]:
+    """Returns a sentence on the experts that 4 bits leave out: bitsandbytes quantises linear layers only."""
+    experts = experts_of(model.config.to_dict())
+    if experts is None:
+        return []
+    owned = {name: value for name, value in model.named_parameters() if experts.owns(name, value.shape)}
+    left_out = [value for value in owned.values() if value.dtype not in (torch.uint8, torch.int8)]
+    count = sum(value.numel() for value in left_out)
+    # Biases of quantised experts are no reason for a message.
+    if not any(value.dim() > 2 for value in left_out):
+        return []
+    size = sum(value.nbytes for value in left_out)
+    return [
+        f"base_precision '4bit' quantises linear layers only: the experts of this model, {count:,} of its "
+        f"{model.num_parameters():,} parameters, keep {str(left_out[0].dtype).removeprefix('torch.')} and take "
+        f"{size / 1e9:.3g} GB"
+    ]
 
 
 def _without_fp16(model: Any) -> list[str]:

@@ -146,7 +146,8 @@ def _plan(
     if training is None or validated.base_model is None:
         return None
     model = registry.resolve(validated.base_model, settings.models_dir)
-    parameters = weights.count(model.directory) or (model.entry.parameters if model.entry else None)
+    sizes = weights.sizes(model.directory)
+    parameters = sizes.parameters if sizes else (model.entry.parameters if model.entry else None)
     if parameters is None:
         return None
     rows = use["rows"].used if "rows" in use else training.rows
@@ -154,6 +155,5 @@ def _plan(
     held_out = use["held_out_rows"].used if "held_out_rows" in use else held_out
     if not rows:
         return None
-    active = weights.active(model.directory) or parameters
-    plan = resolve(validated.spec, rows=rows, parameters=active)
+    plan = resolve(validated.spec, rows=rows, parameters=sizes.active if sizes else parameters)
     return JobPlan.of(validated.spec, plan, parameters, rows, held_out)

@@ -14,7 +14,7 @@ from app.core.spec.hardware import Hardware, data_sheet
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET
 
-FORMULA: Final = 1
+FORMULA: Final = 2
 """Version of these formulas; measurements made with other versions are ignored."""
 
 GPU_UTILISATION: Final = 0.35
@@ -200,11 +200,15 @@ def memory_bytes(
     base = float(shape.bytes)
     if spec.hyperparameters.base_precision == "4bit":
         embedded = shape.vocabulary * shape.hidden
-        base = embedded * 2 + max(0, shape.parameters - embedded) * 0.6
+        # Experts are stacked in one parameter, and bitsandbytes quantises linear layers only.
+        experts = shape.experts * shape.bytes / shape.parameters
+        base = embedded * 2 + experts + max(0, shape.parameters - embedded - shape.experts) * 0.6
     lengths = work.lengths
     group = lengths.prompt + (work.response_tokens / work.groups if work.groups else 0.0)
     packed = min(token_budget, group * math.ceil(work.groups_a_step / hardware.processes))
     activations = packed * shape.layers * (10 * shape.hidden + 3 * shape.intermediate) * width
+    if _adapts_experts(spec):
+        activations += shape.experts * width
     decoding = 0.0
     sequences = max(work.groups_a_step / hardware.processes * work.own_a_group, float(work.answers_an_evaluation))
     if sequences:
@@ -215,6 +219,12 @@ def memory_bytes(
             decoding += base  # a copy of the weights, packed for decoding
     process = PROCESS_BYTES if hardware.accelerator is None else 0.0
     return process + base + adapter_weights(spec, shape) * ADAPTER_BYTES + max(activations, decoding)
+
+
+def _adapts_experts(spec: JobSpec) -> bool:
+    """Return whether experts get an adapter. PEFT adds it to all experts, and the sum lives until the backward pass."""
+    lora = spec.hyperparameters.lora
+    return lora.target_modules == "all-linear" and not (lora.dropout or lora.use_dora)
 
 
 def least_memory_bytes(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> float:

@@ -30,34 +30,35 @@ class Shape:
     is_pulled: bool = True
     is_exact: bool = True
     """Whether it was read from the model's own config."""
+    experts: int = 0
+    """Parameters of routed experts, which are stacked in memory."""
 
 
 def shape_of(model: BaseModel) -> Shape | None:
     """Return the shape of a model; None if it is not in the catalog and has no readable weights."""
-    parameters = weights.count(model.directory)
-    if parameters is None:
+    sizes = weights.sizes(model.directory)
+    if sizes is None:
         return _guessed(model.entry.parameters, model.entry.parameters * 2, False) if model.entry else None
-    stored = sum(path.stat().st_size for path in model.directory.glob("*.safetensors"))
     try:
         config = json.loads((model.directory / "config.json").read_text(encoding="utf-8"))
-        active = weights.active(model.directory) or parameters
-        return _read(config.get("text_config", config), parameters, active, stored)
+        return _read(config.get("text_config", config), sizes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _guessed(parameters, stored, True)
+        return _guessed(sizes.parameters, sizes.bytes, True)
 
 
-def _read(config: dict[str, Any], parameters: int, active: int, stored: int) -> Shape:
+def _read(config: dict[str, Any], sizes: weights.Sizes) -> Shape:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     width = int(config.get("head_dim") or hidden // heads)
     return Shape(
-        parameters=parameters,
-        active=active,
-        bytes=stored,
+        parameters=sizes.parameters,
+        active=sizes.active,
+        bytes=sizes.bytes,
         layers=int(config["num_hidden_layers"]),
         hidden=hidden,
         intermediate=int(config.get("intermediate_size") or 4 * hidden),
         kv_width=int(config.get("num_key_value_heads") or heads) * width,
         vocabulary=int(config["vocab_size"]),
+        experts=sizes.experts,
     )
 
 

@@ -1,7 +1,9 @@
-"""Reads the headers of a model's safetensors files: how many weights it has, and whether the files are complete."""
+"""Reads the headers of a model's safetensors files: its weights, their size in memory, and missing files."""
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -11,35 +13,49 @@ from app.core.spec.experts import experts_of
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors format."""
 _METADATA: Final = "__metadata__"
+_BLOCKS: Final = "_blocks"
+_SCALES: Final = ("_scales", "_scale_inv")
+"""Ends of the names of a quantised weight's scales, in MXFP4 and in FP8."""
+_DEQUANTISED_BYTES: Final = 2
+"""Bytes of a weight that is stored in MXFP4 or FP8 and loaded in bf16."""
 
 
 class Damaged(ValueError):
     """A file is not in the format of safetensors; the text says why."""
 
 
-def count(directory: Path) -> int | None:
-    """Return the number of weights in all files; None if no file exists or one cannot be read."""
-    files = sorted(directory.glob("*.safetensors"))
+@dataclass(frozen=True)
+class Sizes:
+    """The weights of a model by use."""
+
+    parameters: int
+    active: int
+    """Weights that compute a token: all but the experts that a router leaves out."""
+    experts: int
+    """Weights of routed experts."""
+    bytes: int
+    """Memory of all weights as a job loads them: MXFP4 and FP8 are dequantised to bf16."""
+
+
+def sizes(directory: Path) -> Sizes | None:
+    """Return the sizes of the weights in all files; None if no file exists or one cannot be read."""
     try:
-        return sum(map(_count, files)) or None
+        tensors = [each for path in directory.glob("*.safetensors") for each in _tensors(_header(path)[0])]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def active(directory: Path) -> int | None:
-    """Return the number of weights that compute a token: all but experts that a router leaves out; None as above."""
-    parameters = count(directory)
-    if parameters is None:
+    parameters = sum(math.prod(shape) for _, shape, _ in tensors)
+    if not parameters:
         return None
+    loaded = sum(size for _, _, size in tensors)
     try:
         experts = experts_of(json.loads((directory / "config.json").read_bytes()))
-        if experts is None:
-            return parameters
-        headers = [_header(path)[0] for path in directory.glob("*.safetensors")]
     except (OSError, ValueError, AttributeError):
-        return parameters
-    shapes = ((name, each["shape"]) for header in headers for name, each in header.items() if name != _METADATA)
-    return experts.active(parameters, shapes)
+        experts = None
+    if experts is None:
+        return Sizes(parameters, parameters, 0, loaded)
+    shapes = [(name, shape) for name, shape, _ in tensors]
+    owned = sum(math.prod(shape) for name, shape in shapes if experts.owns(name, shape))
+    return Sizes(parameters, experts.active(parameters, shapes), owned, loaded)
 
 
 def modules(directory: Path) -> frozenset[str]:
@@ -85,9 +101,25 @@ def is_complete(stream: BinaryIO) -> bool:
     return stream.seek(0, 2) == begin + end
 
 
-def _count(path: Path) -> int:
-    header, _ = _header(path)
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != _METADATA)
+def _tensors(header: dict[str, Any]) -> Iterator[tuple[str, list[int], int]]:
+    """Yield name, shape and bytes of each weight as it is loaded, so that scales of quantised weights do not count."""
+    for name, tensor in header.items():
+        if name == _METADATA or _is_scale(name, header):
+            continue
+        shape, (begin, end) = tensor["shape"], tensor["data_offsets"]
+        if name.endswith(_BLOCKS) and name.removesuffix(_BLOCKS) + _SCALES[0] in header:
+            shape = [*shape[:-1], 2 * shape[-1]]  # a byte holds two weights
+        elif not tensor["dtype"].startswith("F8_"):
+            yield name, shape, end - begin
+            continue
+        yield name, shape, _DEQUANTISED_BYTES * math.prod(shape)
+
+
+def _is_scale(name: str, header: dict[str, Any]) -> bool:
+    blocks, inverse = _SCALES
+    return (name.endswith(blocks) and name.removesuffix(blocks) + _BLOCKS in header) or (
+        name.endswith(inverse) and name.removesuffix(inverse) in header
+    )
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

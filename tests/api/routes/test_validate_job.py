@@ -91,9 +91,9 @@ def test_judge_without_server_is_refused(client: OpenAI, training_file: str, gra
 
 
 def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
-    assert weights.count(tmp_path) is None
+    assert weights.sizes(tmp_path) is None
     (tmp_path / "a.safetensors").write_bytes(b"no header")
-    assert weights.count(tmp_path) is None
+    assert weights.sizes(tmp_path) is None
 
 
 def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> None:

@@ -1,13 +1,18 @@
 """The frozen base in 4 bits: its gradients, its adapter, and the refusals where 4 bits are not available."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from transformers import AutoModelForCausalLM, GptOssConfig
 
+from app.core.models import weights
 from app.core.spec.job import Lora
 from app.core.spec.reports import Failed, Message, TrainerExit
 from tests.worker.training import architectures, plain
@@ -83,6 +88,50 @@ def test_4bit_run_merges_into_the_full_base(tmp_path: Path, chat_directory: Path
     policy_of(chat_directory).causal.save_pretrained(tmp_path / "quantised")
     with pytest.raises(MergeRefused, match="is quantised"):
         merge(job.run_dir / "adapter", tmp_path / "quantised", tmp_path / "no", "no", lambda _line: None)
+
+
+def test_4bit_names_experts_that_it_leaves_out(model_directory: ModelDirectory) -> None:
+    policy = policy_of(model_directory("gpt-oss"))
+    experts = [value for value in policy.causal.parameters() if value.dim() == 3]
+    count, size = sum(map(torch.Tensor.numel, experts)), sum(value.nbytes for value in experts)
+    [note] = policy.notes
+    assert "quantises linear layers only" in note
+    named = int(note.partition("this model, ")[2].partition(" of its")[0].replace(",", ""))
+    assert count <= named < 1.1 * count  # with their biases
+    assert note.endswith(f"keep float32 and take {size * named / count / 1e9:.3g} GB")
+
+
+def test_mxfp4_checkpoint_trains_in_bf16(tmp_path: Path, model_directory: ModelDirectory) -> None:
+    """A byte of MXFP4 holds two numbers of four bits; 32 of them share the exponent of a scale, with bias 127."""
+    source = model_directory("gpt-oss")
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "dtype": "bfloat16"}
+    model: Any = AutoModelForCausalLM.from_config(GptOssConfig(**config))
+    tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    random = torch.Generator().manual_seed(0)
+    for layer in range(2):
+        for name, rows in (("gate_up_proj", 128), ("down_proj", 64)):
+            key = f"model.layers.{layer}.mlp.experts.{name}"
+            del tensors[key]
+            tensors[f"{key}_blocks"] = torch.randint(256, (4, rows, 2, 16), dtype=torch.uint8, generator=random)
+            tensors[f"{key}_scales"] = torch.full((4, rows, 2), 127 - 4, dtype=torch.uint8)
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+
+    policy = load_policy(tmp_path, architectures.LORA, seed=0)
+    layer = policy.causal.model.layers[0].mlp.experts.base_layer.base_layer
+    byte = int(tensors["model.layers.0.mlp.experts.gate_up_proj_blocks"][1, 5, 1, 3])
+    values = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
+    assert layer.gate_up_proj.dtype == torch.bfloat16
+    assert layer.gate_up_proj[1, 38:40, 5].tolist() == [values[byte & 15] / 16, values[byte >> 4] / 16]
+    assert policy.notes == ["The base model is stored in mxfp4 and trains in bf16, which has a backward function"]
+    sizes = weights.sizes(tmp_path)
+    assert sizes is not None
+    frozen = [value for value in policy.causal.parameters() if not value.requires_grad]
+    assert (sizes.parameters, sizes.bytes) == (policy.base_parameters, sum(value.nbytes for value in frozen))
+    assert sizes.active == policy.active_parameters
 
 
 def test_device_without_4bit_layers_is_rejected(
