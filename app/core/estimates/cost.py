@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.estimates.workload import BASE_SAMPLES, Work
+from app.core.estimates.workload import STARTING_SAMPLES, Work
 from app.core.models.shape import Shape
 from app.core.spec.graders import BaseGrader, parts
 from app.core.spec.hardware import Hardware, data_sheet
@@ -54,8 +54,6 @@ GRADER_SECONDS: Final = {
 CHECKPOINT_SECONDS: Final = 0.3
 END_SECONDS: Final = 2.0
 """Seconds for the export, the end of the trainer, and the upload."""
-LIVE_SHARE: Final = 0.8
-"""Fraction of groups with contrast, for a method with groups."""
 
 PROCESS_BYTES: Final = 0.42e9
 """Bytes of Python, torch and transformers on a CPU."""
@@ -108,10 +106,11 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
     device = speed(hardware)
     rollout = 0.0
     if work.own_a_group:
-        rollout = work.steps * _decoding(work.groups_a_step, work.own_a_group, spec, work, shape, device)
+        sampled = work.groups_a_step * (1 + work.resampled_groups / work.groups)
+        rollout = work.steps * _decoding(sampled, work.own_a_group, spec, work, shape, device)
     # With a divergence, groups without contrast are trained too.
     grouped = isinstance(spec.settings, GroupMethod) and not spec.settings.kl_coefficient
-    live = LIVE_SHARE if grouped else 1.0
+    live = work.live_share if grouped else 1.0
     tokens = live * (work.prompt_tokens + work.response_tokens)
     passes = work.steps * math.ceil(tokens / work.steps / TOKEN_BUDGET)
     reference = 2 if isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient else 0
@@ -120,9 +119,11 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
         updates * passes * (BATCH_SECONDS + 3 * shape.layers * LAYER_SECONDS)
         + (4 * updates + reference) * shape.active * tokens / device.flops
     )
-    base = _decoding(min(work.held_out, BASE_SAMPLES), 1, spec, work, shape, device) if work.evaluations else 0.0
+    starting = (
+        _decoding(min(work.held_out, STARTING_SAMPLES), 1, spec, work, shape, device) if work.evaluations else 0.0
+    )
     saved = CHECKPOINT_SECONDS + adapter_weights(spec, shape) * ADAPTER_BYTES / LOAD_BYTES
-    graded = work.groups * work.members if isinstance(spec.settings, GroupMethod) else 0.0
+    graded = (work.groups + work.resampled_groups) * work.members if isinstance(spec.settings, GroupMethod) else 0.0
     scored = work.reference_tokens
     reference_pass = _passes(scored, shape) + 2 * shape.active * scored / device.flops
     return Seconds(
@@ -134,7 +135,7 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
         grading=graded * _grader_seconds(spec.settings.grader),
         update=update,
         rest=work.evaluations * _evaluation(spec, work, shape, device)
-        + base
+        + starting
         + (work.checkpoints + 1) * saved
         + END_SECONDS,
     )

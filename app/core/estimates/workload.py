@@ -6,8 +6,10 @@ from typing import Final
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import MIN_SPLIT_ROWS, Plan
 
-BASE_SAMPLES: Final = 16
-"""Base-model answers used to estimate the forward KL."""
+STARTING_SAMPLES: Final = 16
+"""Answers of the starting policy that the forward KL is estimated on."""
+FLAT_SHARE: Final = 0.2
+"""Assumed fraction of groups without contrast."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Work:
     lengths: Lengths
     reference_tokens: float = 0.0
     """Tokens that are scored once before the first step (dpo)."""
+    live_share: float = 1.0
+    """Expected fraction of groups with contrast, after resampling; the others are in no update."""
+    resampled_groups: float = 0.0
+    """Expected number of groups without contrast that are discarded, beyond `groups`."""
 
 
 def groups_of(plan: Plan, rows: int) -> int:
@@ -83,6 +89,7 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
     requests = min(groups, data.rows) if teachers > given and spec.teacher and spec.teacher.base_url else 0
     members = experts + teachers + mix.self_
     grouped = isinstance(spec.settings, GroupMethod)
+    flat, resampled = _without_contrast(spec, groups)
     held_out, reporting = _held_out(plan, data)
     evaluations = 1 + -(-plan.total_steps // plan.eval_interval) + 2 * reporting / held_out if held_out else 0.0
     sampled = held_out * (1 + spec.settings.evaluation.pass_samples) if spec.settings.grader else 0
@@ -94,9 +101,9 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         own_a_group=mix.self_,
         prompt_tokens=groups * lengths.prompt,
         response_tokens=groups * (experts * lengths.expert + teachers * taught + mix.self_ * lengths.own),
-        rollouts=groups * mix.self_,
+        rollouts=groups * mix.self_ + round(resampled * mix.self_),
         teacher_requests=requests,
-        grader_calls=(round(groups * members) if grouped else 0) + round(evaluations * sampled),
+        grader_calls=(round((groups + resampled) * members) if grouped else 0) + round(evaluations * sampled),
         evaluations=evaluations,
         answers_an_evaluation=sampled,
         held_out=held_out,
@@ -105,7 +112,18 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         reference_tokens=(data.rows + held_out + reporting) * (lengths.prompt + experts * lengths.expert)
         if paired
         else 0.0,
+        live_share=1.0 - flat,
+        resampled_groups=resampled,
     )
+
+
+def _without_contrast(spec: JobSpec, groups: int) -> tuple[float, float]:
+    """Return the expected fraction of groups without contrast that stay in a step, and how many are replaced in all."""
+    if not isinstance(spec.settings, GroupMethod):
+        return 0.0, 0.0
+    rounds = spec.settings.resampling_rounds
+    replaced = groups * sum(FLAT_SHARE**round_ for round_ in range(1, rounds + 1))
+    return FLAT_SHARE ** (rounds + 1), replaced
 
 
 def _held_out(plan: Plan, data: Data) -> tuple[int, int]:

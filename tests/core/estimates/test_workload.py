@@ -52,6 +52,27 @@ def test_gft_workload_by_hand() -> None:
     assert workload.grader_calls == round(20 * 6.3) + 3 * 18
 
 
+def test_resampled_groups_are_rolled_out_and_graded() -> None:
+    """A fifth of 100 groups has no contrast: 20 are replaced in the first round, 4 in the second."""
+    lengths = Lengths(prompt=20, expert=5, teacher=0, own=10)
+    group, hyperparameters = {"expert": 1, "self": 4}, {"batch_size": 10, "n_epochs": 1}
+    found = []
+    for rounds in (0, 2):
+        spec = gft(group=group, hyperparameters=hyperparameters, resampling_rounds=rounds)
+        found.append(count(spec, resolve(spec, rows=100, parameters=1000), Data(100, 0, 1.0, 0.0), lengths))
+    once, resampled = found
+    assert (once.rollouts, once.grader_calls) == (400, 500)
+    assert (resampled.rollouts, resampled.grader_calls) == (400 + 24 * 4, 500 + 24 * 5)
+    assert resampled.response_tokens == once.response_tokens
+    assert (once.live_share, resampled.live_share) == pytest.approx((1 - 0.2, 1 - 0.2**3))
+    shape = Shape(25_000_000, 25_000_000, 100_000_000, 2, 32, 64, 16, 99)
+    hardware = Hardware(processor="x", cores=2, threads=1, memory_bytes=10**9)
+    before, after = (seconds(gft(group=group, resampling_rounds=2), one, shape, hardware) for one in found)
+    assert after.rollout > before.rollout
+    assert after.grading == pytest.approx(before.grading * 1.24)
+    assert after.update > before.update
+
+
 def test_teacher_gets_one_request_per_row() -> None:
     group = {"expert": 1, "teacher": 2, "self": 4}
     remote = {"model": "m", "base_url": "https://x.example/v1"}
