@@ -22,10 +22,10 @@ from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Prompt
 
 SAMPLES_SHOWN: Final = 8
-BASE_SAMPLES: Final = 16
-"""Number of base-model answers that the forward KL is estimated on, one per prompt."""
+STARTING_SAMPLES: Final = 16
+"""Number of the starting policy's answers that the forward KL is estimated on, one per prompt."""
 _PASS_STREAM: Final = 4
-_BASE_STREAM: Final = 5
+_STARTING_STREAM: Final = 5
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -57,8 +57,9 @@ class Evaluator:
 
     eval/loss        mean negative log-likelihood per token of the held-out demonstrations; of every trained turn for
                      jobs that train on every turn
-    eval/forward_kl  KL(base || policy) per token along answers of the raw base model, without any adapter: how much
-                     the policy forgets. A rough estimate: one sampled answer to each of the first 16 rows
+    eval/forward_kl  KL(start || policy) per token along answers of the policy that training started from, the base
+                     model or an adapter: how much the policy forgets. A rough estimate: one sampled answer to each of
+                     the first 16 rows
 
     Of dpo jobs, over the held-out pairs, `eval/loss` is the DPO loss; see `held_out_pairs` for the rest.
 
@@ -96,28 +97,28 @@ class Evaluator:
         self.seed = seed
         self.token_budget = token_budget
         self.pairs = pairs
-        self._base: tuple[list[Completion], float] | None = None
+        self._start: tuple[list[Completion], float] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
         """Returns all values, by row too, and a few sample answers. The caller decides `best`.
 
         Raises `JobFailure` while the grader's server is unavailable.
         """
-        base_completions, base_logprob = self._base_answers()
+        starting_completions, starting_logprob = self._starting_answers()
         completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
         demonstrations = [
             [_ScoredResponse(turn.context, turn.ids, 1.0) for turn in prompt.turns] for prompt in self.prompts
         ]
-        answers, base = self._responses(completions), self._responses(base_completions)
+        answers, starting = self._responses(completions), self._responses(starting_completions)
         # Score all responses of a row in one pass, so that they share prefixes.
         rows = [list(turns) for turns in demonstrations]
-        for responses in (answers, base):
+        for responses in (answers, starting):
             for row, response in zip(rows, responses, strict=False):
                 row.append(response)
         self._score(rows)
         values = {
             "eval/loss": _mean_nll([response for row in demonstrations for response in row]),
-            "eval/forward_kl": base_logprob - _mean_logprob(base),
+            "eval/forward_kl": starting_logprob - _mean_logprob(starting),
         }
         by_row = {"eval/loss": _nll_by_row(demonstrations)}
         if self.pairs is not None:
@@ -160,17 +161,17 @@ class Evaluator:
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
         return {f"eval/pass@{k}": [pass_at_k(count, number, k) for number in passed] for k in ks}
 
-    def _base_answers(self) -> tuple[list[Completion], float]:
-        """Returns the base model's answers to the first prompts and its mean log p per token of them."""
-        if self._base is None:
-            prompts = self.prompts[:BASE_SAMPLES]
-            # A resumed run samples them again and gets the same: they depend on the seed and the frozen base only.
-            with self.policy.base_only():
-                completions = [row[0] for row in self._sample(prompts, 1, generator(self.seed, _BASE_STREAM))]
+    def _starting_answers(self) -> tuple[list[Completion], float]:
+        """Returns the starting policy's answers to the first prompts and its mean log p per token of them."""
+        if self._start is None:
+            prompts = self.prompts[:STARTING_SAMPLES]
+            # A resumed run samples them again and gets the same: they depend on the seed and the starting policy only.
+            with self.policy.starting():
+                completions = [row[0] for row in self._sample(prompts, 1, generator(self.seed, _STARTING_STREAM))]
                 scored = self._responses(completions)
                 self._score([[response] for response in scored])
-            self._base = completions, _mean_logprob(scored)
-        return self._base
+            self._start = completions, _mean_logprob(scored)
+        return self._start
 
     def _responses(self, completions: Sequence[Completion]) -> list[_ScoredResponse]:
         """Returns the completions of the first prompts, to be scored."""

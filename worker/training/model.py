@@ -41,6 +41,8 @@ class Policy:
         """Sentences for the job's events about how the base model was loaded."""
         self.is_base = False
         """Whether the adapter is off, within `base_only`."""
+        self.is_start = False
+        """Whether the adapter is the one of `keep_start`, within `starting`."""
         self.small_scores = SMALL_SCORES
         """Scores per head up to which packed attention on a CPU uses plain products."""
         self.chunk_elements = CHUNK_ELEMENTS
@@ -162,12 +164,14 @@ class Policy:
         current = {name: value.detach().clone() for name, value in self.trained.items()}
         modes = [dropout.training for dropout in self._dropouts]
         self._set_adapter(self._start)
+        self.is_start = True
         for dropout in self._dropouts:
             dropout.eval()
         try:
             yield
         finally:
             self._set_adapter(current)
+            self.is_start = False
             for dropout, mode in zip(self._dropouts, modes, strict=True):
                 dropout.train(mode)
 

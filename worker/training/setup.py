@@ -130,7 +130,7 @@ def _train(
     if trainer_spec.resume_from is None and (use := held_out.message()) is not None:
         report(use)
     pair_loss = _pair_loss(spec)
-    if start is not None and isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient:
+    if start is not None and _compares_with_start(spec, held_out):
         policy.keep_start()  # a checkpoint to resume from is loaded later
     reference = _reference(prompts, held_out) if pair_loss else None
     updater = _updater(trainer_spec, policy, report, ranks, pair_loss)
@@ -170,6 +170,12 @@ def _train(
         if trainer_spec.resume_from is not None:
             trainer.resume(Path(trainer_spec.resume_from))
         trainer.train()
+
+
+def _compares_with_start(spec: JobSpec, held_out: HeldOutRows) -> bool:
+    """Returns whether divergences from the starting policy are computed: in the loss, or in evaluations."""
+    has_divergence = isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient > 0
+    return has_divergence or bool(held_out.selection or held_out.reporting)
 
 
 def _report_path(policy: Policy, wanted: Lora, report: Reporter) -> None:

@@ -37,7 +37,7 @@ const HELD_OUT_LOSS: Rule = {
 };
 const FORWARD_KL: Rule = {
   title: "Forward KL",
-  hint: "eval/forward_kl: how much less probable 16 answers of the base model have become, a rough estimate.",
+  hint: "eval/forward_kl: how much less probable 16 answers of the starting model have become, a rough estimate.",
   unit: "nats",
   names: ["eval/forward_kl", "kl"],
 };

@@ -212,7 +212,27 @@ def test_forward_kl_is_zero_before_training(chat_policy: Policy, chat: ChatToken
     assert values["eval/forward_kl"] == pytest.approx(0, abs=1e-6)
 
 
-def test_forward_kl_uses_fixed_base_answers(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
+def test_forward_kl_after_a_warm_start(sampler: Sampler, chat: ChatTokenizer, chat_directory: Path) -> None:
+    """Its reference is the adapter that training started from, not the base model."""
+    rows = [prompt(chat, line, "7") for line in range(5)]
+    policy = sampler.policy
+    policy.keep_start()
+    model = plain.plain_copy(chat_directory, policy)
+    found = evaluator(rows, sampler, chat, None)
+    assert found.evaluate(0).values["eval/forward_kl"] == pytest.approx(0, abs=1e-6)
+    drawn = sampler.sample([row.ids for row in rows], 1, SAMPLING, generator(3, 5))
+    written = [(row.ids, [one[0].ids]) for row, one in zip(rows, drawn, strict=True)]
+    randomise(policy, seed=31)
+    values = found.evaluate(1).values
+    with torch.no_grad():
+        of_start = plain.logprobs(model, written, SAMPLING.temperature)
+        plain.copy_adapter(policy, model)
+        of_policy = plain.logprobs(model, written, SAMPLING.temperature)
+    assert values["eval/forward_kl"] == pytest.approx(float((of_start - of_policy).mean()), abs=1e-4)
+    assert abs(values["eval/forward_kl"] or 0.0) > 0.01
+
+
+def test_forward_kl_uses_fixed_starting_answers(sampler: Sampler, chat: ChatTokenizer, pool: GraderPool) -> None:
     rows = [prompt(chat, line) for line in range(5)]
     early = evaluator(rows, sampler, chat, pool)
     early.evaluate(0)

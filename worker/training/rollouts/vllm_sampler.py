@@ -125,7 +125,8 @@ class VllmSampler:
 
     def _adapter(self) -> str:
         """Loads the policy's current adapter if needed, and returns its name on the server."""
-        name = f"{NAME_PREFIX}{self._run_name}-v{self.policy.version}"
+        version = "start" if self.policy.is_start else f"v{self.policy.version}"
+        name = f"{NAME_PREFIX}{self._run_name}-{version}"
         if name not in self._loaded:
             self.unload()
             path = save_adapter(self._directory / name, self.policy, self._base_name)

@@ -26,7 +26,7 @@ const RESULTS: { name: RegExp; title: string; less?: boolean; isNeutral?: boolea
   { name: /^eval\/rewards\/margins$/, title: "reward margin" },
   { name: /^eval\/rewards\/accuracies$/, title: "pairs won" },
   { name: /^eval\/loss$/, title: "loss", less: true },
-  { name: /^eval\/forward_kl$/, title: "KL from base model", isNeutral: true },
+  { name: /^eval\/forward_kl$/, title: "KL from starting model", isNeutral: true },
   { name: /^eval\/entropy$/, title: "entropy", isNeutral: true },
 ];
 

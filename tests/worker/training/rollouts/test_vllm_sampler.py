@@ -163,6 +163,18 @@ def test_base_only_samples_the_base_model(
     assert server.names == ["grouptune-rollout-job-a1-r0-v0"]
 
 
+def test_starting_adapter_has_a_name_of_its_own(
+    sampler: VllmSampler, policy: Policy, server: VllmServer, chat_directory: Path
+) -> None:
+    policy.keep_start()
+    start = plain.plain_copy(chat_directory, policy)
+    randomise(policy, seed=31)
+    draw(sampler)
+    with policy.starting():
+        assert_logprobs(start, draw(sampler))
+    assert server.names == ["grouptune-rollout-job-a1-r0-v0", "grouptune-rollout-job-a1-r0-start"]
+
+
 def test_failed_run_unloads_its_adapters(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
     with over(server, policy, tmp_path) as entered:
         draw(entered)
