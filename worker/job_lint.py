@@ -10,7 +10,6 @@ from app.core.jobs.events import Event
 from app.core.jobs.lint_queue import LintClaim
 from app.core.lint.report import LintReport
 from app.core.lint.run import IN_BACKGROUND, lint_file
-from app.core.spec.job import GroupMethod
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -33,11 +32,12 @@ def lint_one(database: Database, store: BlobStore) -> bool:
 
 
 def _lint(store: BlobStore, claim: LintClaim) -> tuple[LintReport | None, Event]:
-    settings = claim.spec.settings
-    assert isinstance(settings, GroupMethod)  # noqa: S101 - `linting.is_due`
+    spec = claim.spec
+    grader = spec.settings.grader
+    assert grader is not None  # noqa: S101 - `lint_queue.is_due`
     try:
-        with store.as_file(claim.blob, lambda: None) as path, GraderPool(settings.grader) as pool:
-            report = lint_file(path, claim.counts, pool, settings.group, IN_BACKGROUND)
+        with store.as_file(claim.blob, lambda: None) as path, GraderPool(grader) as pool:
+            report = lint_file(path, claim.counts, pool, spec.group, IN_BACKGROUND)
     except (DatabaseUnavailable, StorageUnavailable):
         raise
     except Exception as error:  # a boundary: a failed lint must not block its job
@@ -45,4 +45,6 @@ def _lint(store: BlobStore, claim: LintClaim) -> tuple[LintReport | None, Event]
         message = f"The training file could not be linted ({type(error).__name__}: {error}); the job runs anyway"
         return None, Event(message, level="warn")
     is_worrying = report.error_count > 0 or report.signal_share_limit == 0
-    return report, Event(report.summary(), level="warn" if is_worrying else "info", data={"lint": report.numbers()})
+    offer = None if spec.grades_demonstrations else report.offer()
+    message = report.summary() if offer is None else f"{report.summary()}. {offer}"
+    return report, Event(message, level="warn" if is_worrying else "info", data={"lint": report.numbers()})

@@ -29,6 +29,7 @@ from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.prometheus import ATTEMPTS, LEASE_LOSSES
 from app.core.settings import Settings
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.reports import Finished, Message, TrainerExit
 from app.core.spec.subprocess_environment import DOWNLOAD_ENVIRONMENT, TRAINER_ENVIRONMENT
 from app.core.storage.blobs import BlobStore, StorageUnavailable
@@ -215,7 +216,8 @@ class Runner:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
         files = estimation.JobFiles(inputs.training, inputs.validation, inputs.test)
         models_dir = self._settings.models_dir
-        self._planned_job = planned = estimation.try_plan(self._store, self._claim.spec, base_model, files, models_dir)
+        spec, share = self._claim.spec, inputs.passing_share
+        self._planned_job = planned = estimation.try_plan(self._store, spec, base_model, files, models_dir, share)
         if planned is not None:
             self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, own_hardware()))
 
@@ -237,6 +239,7 @@ class Runner:
         project, validation, test = self._claim.project_id, self._claim.validation_file, self._claim.test_file
         with self._database.transaction() as session:
             base, adapter = starting_point(session, project, self._claim.spec.model, self._settings.models_dir)
+            job = queries.get_job(session, project, self._claim.job_id)
             return Inputs(
                 base,
                 None if adapter is None else adapter.blob,
@@ -244,7 +247,10 @@ class Runner:
                 queries.job_file(session, project, validation, "validation_file") if validation else None,
                 queries.job_file(session, project, test, "test_file") if test else None,
                 tuple(queries.latest_checkpoints(session, self._claim.job_id)),
-                queries.get_job(session, project, self._claim.job_id).rows or {},
+                job.rows or {},
+                None if job.demonstrations is None else GradedDemonstrations.model_validate(job.demonstrations),
+                tuple(job.rejected_lines or ()),
+                estimation.passing_share(job) if self._claim.spec.grades_demonstrations else None,
             )
 
     def _train(self) -> tuple[int, TrainerOutcome]:

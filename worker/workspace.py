@@ -18,6 +18,7 @@ from app.core.jobs.tables import Checkpoint
 from app.core.models import registry
 from app.core.models.hub_source import hub_source
 from app.core.settings import Settings
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.job import TrainerSpec
 from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore
 
@@ -40,6 +41,12 @@ class Inputs:
     """Checkpoints to resume from, newest first."""
     rows: dict[str, Any]
     """The use of the files' rows as counted before; empty if it was not."""
+    demonstrations: GradedDemonstrations | None = None
+    """The grades of earlier attempts."""
+    rejected_lines: tuple[int, ...] = ()
+    """Lines whose demonstration earlier attempts have rejected."""
+    passing_share: float | None = None
+    """Share of the demonstrations that pass the grader, if only those are trained and it is known."""
 
 
 class Workspace:
@@ -87,6 +94,8 @@ class Workspace:
             validation_path=str(self._fetch(inputs.validation, "validation_file")) if inputs.validation else None,
             test_path=str(self._fetch(inputs.test, "test_file")) if inputs.test else None,
             rows=inputs.rows,
+            demonstrations=inputs.demonstrations,
+            rejected_lines=inputs.rejected_lines,
             resume_from=str(resume_from) if resume_from else None,
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,

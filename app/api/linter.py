@@ -1,5 +1,6 @@
 """Lints files while clients wait, within a time budget."""
 
+from collections.abc import Callable
 from functools import partial
 
 from fastapi import Request
@@ -16,8 +17,9 @@ from app.core.graders.toolbox import Toolbox
 from app.core.jobs import lint_queue, submission
 from app.core.lint.report import LintReport
 from app.core.lint.run import BEFORE_ACCEPTING, WHILE_WAITING, Budget, lint_file
+from app.core.lint.training_signal import Tally
 from app.core.spec.graders import BaseGrader
-from app.core.spec.job import GroupMethod, GroupMix, JobSpec
+from app.core.spec.job import GroupMix, JobSpec
 from app.core.spec.rows import RowError
 from app.core.storage.blobs import BlobStore
 
@@ -39,7 +41,7 @@ class Linter:
         deadline: Deadline,
         budget: Budget = WHILE_WAITING,
         *,
-        until_signal: bool = False,
+        until: Callable[[Tally], bool] = lambda _tally: False,
     ) -> LintReport:
         """Return the report on a stored file. Call it in a pool of slow work.
 
@@ -51,47 +53,64 @@ class Linter:
                 self._store.as_file(file.rows[0], lambda: None) as path,
                 GraderPool(grader, tools=self._tools, deadline=deadline) as pool,
             ):
-                return lint_file(path, counts, pool, mix, budget, until_signal=until_signal)
+                return lint_file(path, counts, pool, mix, budget, until=until)
         except RowError as error:
             raise InvalidRequest(f"The file '{file.id}' has errors. {error}", code="invalid_file") from error
 
-    async def of_job(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
+    async def of_job(
+        self,
+        request: Request,
+        project_id: str,
+        spec: JobSpec,
+        training_file: str,
+        budget: Budget = WHILE_WAITING,
+    ) -> LintReport | None:
         """Return the report on a job's training file, or None if the file cannot be linted now.
 
         Raises as `submission.check_file`.
         """
-        if not isinstance(spec.settings, GroupMethod) or not lint_queue.is_due(spec):
+        grader = spec.settings.grader
+        if grader is None or not lint_queue.is_due(spec):
             return None
-        work = partial(self._of_job, project_id, spec, spec.settings, training_file)
+        work = partial(self._of_job, project_id, spec, grader, training_file, budget)
         return await self._slow.grading.run_if_free(request, project_id, work)
 
     def _of_job(
-        self, project_id: str, spec: JobSpec, settings: GroupMethod, training_file: str, deadline: Deadline
+        self,
+        project_id: str,
+        spec: JobSpec,
+        grader: BaseGrader,
+        training_file: str,
+        budget: Budget,
+        deadline: Deadline,
     ) -> LintReport | None:
         file = self._ready(project_id, spec, training_file)
-        return None if file is None else self.lint(file, settings.grader, settings.group, deadline)
+        return None if file is None else self.lint(file, grader, spec.group, deadline, budget)
 
     async def sees_signal(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> bool:
         """Return True if lint proves that the job can learn something; False leaves the decision to a worker's lint.
 
-        Raises `InvalidRequest` with the code `no_contrast` if all rows were graded and none would teach anything.
+        Raises `InvalidRequest` with the code `no_contrast` or `no_demonstration_passes` if all rows were graded and
+        none would teach anything.
         Also raises as `submission.check_file`.
         """
-        if not lint_queue.decides(spec) or not isinstance(spec.settings, GroupMethod):
+        grader = spec.settings.grader
+        if grader is None or not lint_queue.decides(spec):
             return False
-        work = partial(self._sees_signal, project_id, spec, spec.settings, training_file)
+        work = partial(self._sees_signal, project_id, spec, grader, training_file)
         return bool(await self._slow.grading.run_if_free(request, project_id, work))
 
     def _sees_signal(
-        self, project_id: str, spec: JobSpec, settings: GroupMethod, training_file: str, deadline: Deadline
+        self, project_id: str, spec: JobSpec, grader: BaseGrader, training_file: str, deadline: Deadline
     ) -> bool:
         file = self._ready(project_id, spec, training_file)
         if file is None:
             return False
-        report = self.lint(file, settings.grader, settings.group, deadline, BEFORE_ACCEPTING, until_signal=True)
+        until = partial(lint_queue.is_settled, spec)
+        report = self.lint(file, grader, spec.group, deadline, BEFORE_ACCEPTING, until=until)
         if report.rows_graded == report.rows:
             lint_queue.refuse_if_nothing(report, spec)
-        return report.signal_share_limit > 0
+        return lint_queue.is_settled(spec, report)
 
     def _ready(self, project_id: str, spec: JobSpec, file_id: str) -> File | None:
         with self._database.transaction() as session:

@@ -15,6 +15,7 @@ from app.core.jobs.tables import Job
 from app.core.models import permissions
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.job import TrainerSpec
 from tests.setup_jobs import make_job, make_project
 from tests.waiting import eventually
@@ -193,6 +194,14 @@ def test_rollout_key_is_not_written_to_disk(bench: Bench, monkeypatch: pytest.Mo
     spec = TrainerSpec.model_validate_json(written)
     assert (spec.rollout_url, spec.attempt) == ("http://vllm:8100/v1", 1)
     assert "s3cr3t" not in written
+
+
+def test_next_attempt_knows_the_grades(bench: Bench) -> None:
+    assert bench.run("grade").status == JobStatus.queued
+    assert bench.run("grade").status == JobStatus.succeeded
+    spec = TrainerSpec.model_validate_json((bench.run_dir(2) / "spec.json").read_text())
+    assert spec.demonstrations == GradedDemonstrations(total=9, passed=2, failed=1, errors=1)
+    assert spec.rejected_lines == (4, 7)
 
 
 def test_success_without_adapter_is_a_crash(bench: Bench) -> None:

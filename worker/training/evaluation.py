@@ -17,7 +17,7 @@ from worker.training.batching import pack
 from worker.training.held_out_pairs import ByRow, HeldOutPairs
 from worker.training.interfaces import RolloutEngine
 from worker.training.prefix_tree import PrefixTree
-from worker.training.rewards import grade_held_out
+from worker.training.rewards import grade_answers
 from worker.training.rollouts.sampler import generator
 from worker.training.types import Completion, Prompt
 
@@ -148,7 +148,7 @@ class Evaluator:
             (prompt, Sample.of(self.tokenizer.parse(found.ids, prompt.tools), finished=found.finished))
             for prompt, found in pairs
         ]
-        return grade_held_out(pool, self.prompts, answers)
+        return grade_answers(pool, self.prompts, answers, "held-out row")
 
     def _pass_scores(self, pool: GraderPool) -> ByRow:
         count = self.wanted.pass_samples

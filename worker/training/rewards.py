@@ -82,13 +82,14 @@ def grades_other_rows(pool: GraderPool, prompts: Sequence[Prompt], lines: Collec
     return any(not grade.is_transient for pair in pairs for grade in pool.grade_many([pair]))
 
 
-def grade_held_out(
-    pool: GraderPool, prompts: Sequence[Prompt], answers: Sequence[tuple[Prompt, Sample]]
+def grade_answers(
+    pool: GraderPool, prompts: Sequence[Prompt], answers: Sequence[tuple[Prompt, Sample]], what: str
 ) -> list[Grade]:
     """Returns one grade per answer, in order; an answer is graded again if a server was unavailable for it.
 
-    Raises `JobFailure` if the server is unavailable for all of `prompts`: the mean over the other answers would look
-    like a better or worse policy. A server that fails on some rows only is an error of these rows.
+    Raises `JobFailure` if the server is unavailable for all of `prompts`: without these grades the result would look
+    better or worse than it is. A server that fails on some rows only is an error of these rows. `what` names an answer
+    in the message.
     """
     grades: list[Grade] = []
     # In parts, so that an outage does not cost the retries of all answers.
@@ -103,9 +104,7 @@ def grade_held_out(
             found[number] = future.result()[0]
         failed = {part[number][0].line: found[number].error for number in away if found[number].is_transient}
         if failed and not grades_other_rows(pool, prompts, failed):
-            message = (
-                f"{plural(len(failed), 'held-out row')} could not be graded. Latest error: {list(failed.values())[-1]}"
-            )
+            message = f"{plural(len(failed), what)} could not be graded. Latest error: {list(failed.values())[-1]}"
             raise _unavailable(message)
         grades += found
     return grades

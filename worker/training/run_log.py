@@ -14,7 +14,16 @@ import torch
 
 from app.core.plurals import plural
 from app.core.spec.job import TrainerSpec
-from app.core.spec.reports import CheckpointSaved, Evaluated, Failed, Finished, Message, Report, Started
+from app.core.spec.reports import (
+    CheckpointSaved,
+    DemonstrationsGraded,
+    Evaluated,
+    Failed,
+    Finished,
+    Message,
+    Report,
+    Started,
+)
 from worker.training.model import Policy
 
 log: Final = logging.getLogger("grouptune.trainer")
@@ -59,6 +68,8 @@ def note_report(report: Report) -> None:
     match report:
         case Started():
             _note_started(report)
+        case DemonstrationsGraded():
+            log.info("Demonstrations: %s of %s graded", f"{report.counts.graded:,}", f"{report.counts.total:,}")
         case Evaluated():
             best = "; the best so far" if report.best else ""
             log.info("Evaluation at step %d: %s%s", report.step, _values(report.values), best)

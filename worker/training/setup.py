@@ -29,6 +29,7 @@ from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY,
 from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
+from worker.training.demonstrations import before_grading, passing
 from worker.training.distributed import PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator
@@ -111,6 +112,9 @@ def _train(
     base_dir = Path(trainer_spec.base_model_dir)
     tokenizer = load_tokenizer(base_dir).using(spec.chat_template_kwargs, trainer_spec.created_at)
     prompts, validation, test, rows = _load_data(trainer_spec, tokenizer, report)
+    if spec.grades_demonstrations:
+        outside = _outside(trainer_spec, retry_policy)
+        prompts, rows["rows"] = passing(trainer_spec, prompts, rows["rows"], outside, ranks, report, stop)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     started = time.monotonic()
@@ -341,7 +345,8 @@ def _load_data(
     def load(path: str | None, rules: RowRules, param: str, name: str) -> list[Prompt]:
         if path is None:
             return []
-        prompts, rows[name] = _usable(path, tokenizer, rules, param, spec, report, known.get(name))
+        seen = before_grading(known.get(name))
+        prompts, rows[name] = _usable(path, tokenizer, rules, param, spec, report, seen)
         return prompts
 
     prompts = load(trainer_spec.training_path, rules_of(spec, context), "training_file", "rows")

@@ -12,6 +12,7 @@ from app.core.chat.encoding import Drop, Dropped, EncodedRow, RowRules, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
 from app.core.scratch import scratch_directory
+from app.core.spec.answers import ParsedAnswer
 from app.core.spec.reports import TrainerExit
 from app.core.spec.rows import Row, RowError, read_rows
 from app.core.spec.teacher_answers import Provenance
@@ -89,4 +90,5 @@ def _prompt(row: Row, line: int, encoded: EncodedRow) -> Prompt:
         row.tools,
         encoded.turns,
         encoded.preference,
+        None if row.demonstration is None else ParsedAnswer.of(row.demonstration),
     )

@@ -39,6 +39,8 @@ class Prompt:
     """The assistant messages of the row that the job trains, in order; group methods train the demonstration only."""
     pair: tuple[Turn, Turn] | None = None
     """The preferred and the non-preferred answer of a preference row."""
+    demonstration: ParsedAnswer | None = None
+    """The row's demonstration as the lint grades it; None if the row has none."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ async def lint_file(
         with database.transaction() as session:
             file = uploads.get_file(session, caller.project_id, file_id)
         report = lints.lint(file, body.grader, body.group, deadline, Budget(body.answers, WHILE_WAITING.seconds))
-        return FileLint(file_id=file.id, summary=report.summary(), report=report)
+        return FileLint(file_id=file.id, summary=report.summary(), offer=report.offer(), report=report)
 
     if waits(body.grader) and not body.remote:
         raise InvalidRequest(

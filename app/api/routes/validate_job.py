@@ -26,6 +26,7 @@ from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
+from app.core.spec.job import ImitationMethod
 from app.core.spec.plan import resolve
 from app.core.storage.blobs import BlobStore
 
@@ -102,7 +103,8 @@ def _report(session: Any, project_id: str, file_id: str | None) -> FileReport | 
 def _result(found: _ValidJob, checked: CheckedRows, lint: LintReport | None, settings: Settings) -> Validation:
     job, validated = found.job, found.validated
     use = {name: RowUse.model_validate(one) for name, one in row_checks.shown(checked.results).items()}
-    plan = _plan(validated, *found.reports, use, settings)
+    share = lint.passing_share if lint is not None and validated.spec.grades_demonstrations else None
+    plan = _plan(validated, *found.reports, use, settings, share)
     problems = [_problem(job.as_sent(problem)) for problem in row_checks.problems(validated.spec, checked.results)]
     problems += [] if lint is None else _no_contrast(job, validated, lint)
     notices = (*found.request.notices, *checked.notices, *row_checks.warnings(checked.results))
@@ -141,6 +143,7 @@ def _plan(
     validation: FileReport | None,
     use: Mapping[str, RowUse],
     settings: Settings,
+    passing_share: float | None,
 ) -> JobPlan | None:
     """Return the plan; None while the number of rows or the size of the model is unknown."""
     if training is None or validated.base_model is None:
@@ -153,6 +156,8 @@ def _plan(
     rows = use["rows"].used if "rows" in use else training.rows
     held_out = 0 if validation is None else validation.rows
     held_out = use["held_out_rows"].used if "held_out_rows" in use else held_out
+    if passing_share is not None and isinstance(validated.spec.settings, ImitationMethod):
+        rows = round(rows * passing_share)
     if not rows:
         return None
     plan = resolve(validated.spec, rows=rows, parameters=sizes.active if sizes else parameters)

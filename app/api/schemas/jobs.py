@@ -19,6 +19,7 @@ from app.core.jobs.queries import JobDetails
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobEvent
 from app.core.jobs.verdicts import Verdict
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.described import Described
 from app.core.spec.job import Hyperparameters, JobSpec
 from app.core.spec.reports import TrainingPath
@@ -51,8 +52,9 @@ class Progress(Described):
     )
     phase: Phase | None = Field(
         description="What a running job does, null for other jobs. `loading_model` includes the download of a missing "
-        "base model and, for `dpo`, the reference log-probabilities. `evaluating_base_model` is the held-out "
-        "evaluation before the first step, `saving_model` the time after the last step."
+        "base model and, for `dpo`, the reference log-probabilities. `grading_demonstrations` selects those that pass "
+        "the grader. `evaluating_base_model` is the held-out evaluation before the first step, `saving_model` the time "
+        "after the last step."
     )
     run_seconds: float | None = Field(
         description="Seconds that workers have run the job, over all attempts. Time in the queue, paused or between "
@@ -69,8 +71,8 @@ class RowUse(Described):
     used: int
     """Rows that the job uses."""
     dropped: dict[str, int] = Field(
-        description="Rows that are not used, by reason: `template_refused`, `prompt_too_long`, `answer_too_long` or "
-        "`no_answer`."
+        description="Rows that are not used, by reason: `template_refused`, `prompt_too_long`, `answer_too_long`, "
+        "`no_answer` or `demonstration_rejected`."
     )
 
 
@@ -143,6 +145,10 @@ class JobObject(Item):
     )
     held_out_rows: RowUse | None = Field(description="Rows of the validation file, in the same way.")
     test_rows: RowUse | None = Field(description="Rows of the test file, in the same way.")
+    demonstrations: GradedDemonstrations | None = Field(
+        description="Grades of the demonstrations, for jobs that train only those that pass (`demonstrations` "
+        "`graded`); null before a worker grades them, and for other jobs."
+    )
     training_path: TrainingPath | None = Field(
         description="How the job computes log-probabilities of its model, and why; null until the model is loaded."
     )
@@ -204,6 +210,9 @@ class JobObject(Item):
             rows=_rows(job, "rows"),
             held_out_rows=_rows(job, "held_out_rows"),
             test_rows=_rows(job, "test_rows"),
+            demonstrations=None
+            if job.demonstrations is None
+            else GradedDemonstrations.model_validate(job.demonstrations),
             training_path=None if job.training_path is None else TrainingPath.model_validate(job.training_path),
             estimate=None if job.estimate is None else Estimate.model_validate(job.estimate),
             measured=None if job.measured is None else Measured.model_validate(job.measured),

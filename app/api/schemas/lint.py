@@ -38,6 +38,8 @@ class FileLint(Described):
     """The file."""
     summary: str
     """The report in one sentence."""
+    offer: str | None
+    """Offers to train without the demonstrations that do not pass; null if all or none pass."""
     report: LintReport
     """The report."""
 
@@ -52,19 +54,20 @@ class JobLint(Described):
     reason: str | None = Field(description="Why the status is `none`.")
     summary: str | None
     """The report in one sentence; null unless the status is `done`."""
+    offer: str | None
+    """Offers to train without the demonstrations that do not pass; null if the job does so, and if all or none pass."""
     report: LintReport | None
     """The report; null unless the status is `done`."""
 
     @classmethod
     def of(cls, job: Job) -> "JobLint":
         """Return the wire form of a job's lint state."""
+        spec = stored_specs.read_to_show(job.id, job.spec)
         if job.lint is not None:
             report = LintReport.model_validate(job.lint)
-            return cls(job_id=job.id, status="done", reason=None, summary=report.summary(), report=report)
+            offer = None if spec.grades_demonstrations else report.offer()
+            return cls(job_id=job.id, status="done", reason=None, summary=report.summary(), offer=offer, report=report)
         if job.lint_due and job.finished_at is None:
-            return cls(job_id=job.id, status="pending", reason=None, summary=None, report=None)
-        reason = (
-            why_not(stored_specs.read_to_show(job.id, job.spec))
-            or "The job ended before its file was linted, or its events say why."
-        )
-        return cls(job_id=job.id, status="none", reason=reason, summary=None, report=None)
+            return cls(job_id=job.id, status="pending", reason=None, summary=None, offer=None, report=None)
+        reason = why_not(spec) or "The job ended before its file was linted, or its events say why."
+        return cls(job_id=job.id, status="none", reason=reason, summary=None, offer=None, report=None)

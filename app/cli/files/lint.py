@@ -70,6 +70,8 @@ def lint(
         write_json(result)
     else:
         _show(result["summary"], report)
+        if (offer := result.get("offer")) is not None:  # servers of earlier versions send none
+            note(f"{offer}.")
     if github.is_active() and path.is_file():
         github.annotate(path, report["errors"], report["warnings"])
     raise typer.Exit(exit_code(report))

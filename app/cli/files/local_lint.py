@@ -46,7 +46,8 @@ def lint_path(path: Path, body: Json) -> Json:
         if not counts.valid:
             raise InvalidRequest(f"{path}: {counts.summary()}", code="invalid_file")
         report = lint_file(rows, counts, pool, mix, Budget(MAX_ANSWERS, MAX_SECONDS))
-    return {"summary": report.summary(), "report": report.model_dump(mode="json", by_alias=True)}
+    shown = report.model_dump(mode="json", by_alias=True)
+    return {"summary": report.summary(), "offer": report.offer(), "report": shown}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from app.cli.jobs.live_panel import event_line
 from app.cli.jobs.logs import show_logs
 from app.cli.jobs.open import open_job
 from app.cli.jobs.regrade import regrade_job
-from app.cli.jobs.rows import LABELS, row_use
+from app.cli.jobs.rows import LABELS, demonstrations, row_use
 from app.cli.jobs.validate import validate_job
 from app.cli.jobs.wait import wait_for_job
 from app.cli.ui.console import note, write_json, write_line, write_table
@@ -81,6 +81,7 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("validation file", job["validation_file"]),
         ("test file", job.get("test_file")),
         *((label, row_use(job, name)) for name, label in LABELS.items()),
+        ("demonstrations", demonstrations(job)),
         ("path", _path(job)),
         ("created", moment(job["created_at"])),
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),

@@ -9,6 +9,7 @@ from app.cli.connection import connect
 from app.cli.jobs import job_file
 from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
+    Demonstrations,
     GraderOption,
     JobFile,
     Method,
@@ -38,6 +39,7 @@ def create(
     test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
+    demonstrations: Demonstrations = None,
     settings: Settings = None,
     gate: Annotated[
         list[str] | None,
@@ -80,6 +82,7 @@ def create(
         validation_file=validation_file,
         test_file=test_file,
         suffix=suffix,
+        demonstrations=demonstrations,
         settings=settings,
     )
     body = job_file.with_gates(body, gate or [])

@@ -7,6 +7,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
+    Demonstrations,
     GraderOption,
     JobFile,
     Method,
@@ -34,6 +35,7 @@ def estimate_job(
     test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
+    demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
@@ -48,6 +50,7 @@ def estimate_job(
         validation_file=validation_file,
         test_file=test_file,
         suffix=suffix,
+        demonstrations=demonstrations,
         settings=settings,
     )
     with connect(state_dir) as client:
@@ -88,6 +91,7 @@ def measured_cost(job: Json) -> str | None:
 def _show(estimate: Json) -> None:
     tokens, parts, basis = estimate["tokens"], estimate["parts"] or {}, estimate["based_on"]
     jobs = f"finished jobs on this device: {basis['same_jobs']} with this model, {basis['device_jobs']} with others"
+    share = basis.get("passing_share")  # servers of earlier versions send none
     rows = [
         ("device", estimate["device"]),
         ("time", _range(estimate["seconds"], clock)),
@@ -99,6 +103,7 @@ def _show(estimate: Json) -> None:
         ("trained tokens", _range(tokens["trained"], _whole)),
         ("rollouts", f"{estimate['rollouts']:,}"),
         ("grader calls", f"{estimate['grader_calls']:,}"),
+        ("demonstrations", None if share is None else f"{share:.0%} pass the grader"),
         ("teacher requests", f"{estimate['teacher_requests']:,}"),
         ("based on", jobs),
         ("verdict", f"{estimate['verdict'].replace('_', ' ')}. {estimate['reason']}"),

@@ -47,6 +47,10 @@ TestFile = Annotated[
 Suffix = Annotated[
     str | None, typer.Option("--suffix", metavar="NAME", help="Name, a part of the trained model's name.")
 ]
+Demonstrations = Annotated[
+    str | None,
+    typer.Option("--demonstrations", metavar="CHOICE", help="all, or graded: train only those that pass the grader."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,6 +71,7 @@ def job_of(
     validation_file: str | None,
     test_file: str | None,
     suffix: str | None,
+    demonstrations: str | None,
     settings: list[str] | None,
 ) -> Json:
     """Return the job that a command describes; paths of its data files are absolute.
@@ -78,7 +83,8 @@ def job_of(
     body: dict[str, Any] = {} if file is None else job_file.read(file)
     body |= {name: value for name, value in (("model", model), ("suffix", suffix)) if value is not None}
     body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
-    body = job_file.with_settings(body, settings or [])
+    chosen = [] if demonstrations is None else [f"demonstrations={demonstrations}"]
+    body = job_file.with_settings(body, [*chosen, *(settings or [])])
     files = {"training_file": training_file, "validation_file": validation_file, "test_file": test_file}
     body = job_file.with_files(body, **files)
     if "model" not in body:

@@ -21,6 +21,19 @@ def row_use(job: Json, name: str) -> str | None:
     return f"{use['used']:,} of {total:,} used ({lost})" if lost else f"all {total:,} used"
 
 
+def demonstrations(job: Json) -> str | None:
+    """Format the grades of a job that trains only the demonstrations that pass; None for other jobs."""
+    grades = job.get("demonstrations")  # servers of earlier versions send none
+    if grades is None:
+        return None
+    failed = [
+        f"{grades[name]:,} {word}" for name, word in (("failed", "failed"), ("errors", "not graded")) if grades[name]
+    ]
+    return f"{grades['passed']:,} of {grades['total']:,} pass the grader" + (
+        f" ({', '.join(failed)})" if failed else ""
+    )
+
+
 def note_rows(job: Json) -> None:
     """Print how many rows a job or a validation uses: as a warning if any are lost."""
     for name, label in LABELS.items():

@@ -5,6 +5,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.jobs.data_files import RefusedJob, with_stored_files
 from app.cli.jobs.job_options import (
+    Demonstrations,
     GraderOption,
     JobFile,
     Method,
@@ -31,6 +32,7 @@ def validate_job(
     test_file: TestFile = None,
     grader: GraderOption = None,
     suffix: Suffix = None,
+    demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
@@ -45,6 +47,7 @@ def validate_job(
         validation_file=validation_file,
         test_file=test_file,
         suffix=suffix,
+        demonstrations=demonstrations,
         settings=settings,
     )
     with connect(state_dir) as client:

@@ -24,6 +24,8 @@ class Drop(StrEnum):
     """The model's chat template does not write a part of the row; the rest of it is used."""
     no_answer = "no_answer"
     """The job learns from the answers of its rows, and the row has none."""
+    demonstration_rejected = "demonstration_rejected"
+    """The job learns from graded demonstrations, and that of the row is missing or does not pass the grader."""
 
 
 REASONS: Final = {
@@ -32,6 +34,7 @@ REASONS: Final = {
     Drop.answer_too_long: "with an answer that is too long",
     Drop.not_written: "with a part that the chat template does not write",
     Drop.no_answer: "without an answer to learn from",
+    Drop.demonstration_rejected: "without a demonstration that passes the grader",
 }
 """The reasons in words, after a number of rows."""
 

@@ -48,6 +48,11 @@ class Basis(Frozen):
     same_jobs: int = Field(description="Number of finished jobs of this base model on this device.")
     device_jobs: int = Field(description="Number of finished jobs of other base models on this device.")
     tokens: Literal["characters", "tokenizer"] = Field(description="How the file's tokens were counted.")
+    passing_share: float | None = Field(
+        default=None,
+        description="Share of the demonstrations that pass the grader, for jobs that train only those. Null for other "
+        "jobs, and while the share is not known: then all demonstrations count.",
+    )
 
 
 class Estimate(Frozen):
@@ -106,6 +111,8 @@ class PlannedJob:
     data: Data
     texts: Texts
     shape: Shape
+    passing_share: float | None = None
+    """That of `Basis`."""
 
 
 def prior_own(job: PlannedJob, given: Lengths) -> float:
@@ -138,6 +145,7 @@ def estimate(job: PlannedJob, hardware: Hardware | None, observations: Sequence[
             same_jobs=sum(seen.device == device and seen.base_model == job.base_model for seen in observations),
             device_jobs=sum(seen.device == device and seen.base_model != job.base_model for seen in observations),
             tokens="characters" if job.texts.unit == "characters" else "tokenizer",
+            passing_share=job.passing_share,
         ),
     )
 

@@ -24,6 +24,8 @@ class Data:
     teachers_a_row: float
     test_rows: int = 0
     """Rows of the test file."""
+    graded_first: int = 0
+    """Demonstrations that are graded before training."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def count(spec: JobSpec, plan: Plan, data: Data, lengths: Lengths) -> Work:
         response_tokens=groups * (experts * lengths.expert + teachers * taught + mix.self_ * lengths.own),
         rollouts=groups * mix.self_ + round(resampled * mix.self_),
         teacher_requests=requests,
-        grader_calls=(round((groups + resampled) * members) if grouped else 0) + round(evaluations * sampled),
+        grader_calls=data.graded_first
+        + (round((groups + resampled) * members) if grouped else 0)
+        + round(evaluations * sampled),
         evaluations=evaluations,
         answers_an_evaluation=sampled,
         held_out=held_out,

@@ -27,12 +27,14 @@ from app.core.jobs import stored_specs
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job, JobAttempt
+from app.core.lint.report import LintReport
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.models.registry import BaseModel
 from app.core.models.shape import Shape, shape_of
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.hardware import Hardware
-from app.core.spec.job import JobSpec, PreferenceMethod
+from app.core.spec.job import ImitationMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import resolve
 from app.core.spec.rows import Row, answer_text
 from app.core.storage.blobs import BlobMissing, BlobStore
@@ -69,8 +71,18 @@ def files_of(session: Session, project_id: str, files: Mapping[str, str]) -> Job
     return JobFiles(found["training_file"], found.get("validation_file"), found.get("test_file"))
 
 
-def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob:
+def plan_job(
+    store: BlobStore,
+    spec: JobSpec,
+    base_model: str,
+    files: JobFiles,
+    models_dir: Path,
+    passing_share: float | None = None,
+) -> PlannedJob:
     """Collect the inputs of an estimate. It reads files, so call it outside of transactions.
+
+    `passing_share` is that of the demonstrations, for a job that trains only those that pass its grader; None while it
+    is not known. Then all of them count.
 
     Raises `FilesNotProcessed` before the files are validated, and `InvalidRequest` for a model of unknown size or a
     deleted file.
@@ -79,20 +91,37 @@ def plan_job(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, 
     held_out, test = (0 if file is None else _report(file).rows for file in (files.validation, files.test))
     model = registry.resolve(base_model, models_dir)
     shape = _shape(model)
+    rows, answered = training.rows, float(_rows_with_answers(training, spec))
+    if spec.grades_demonstrations:
+        answered *= 1.0 if passing_share is None else passing_share
+        if isinstance(spec.settings, ImitationMethod):  # the other rows are left out
+            rows = max(1, round(answered))
+            answered = rows
     return PlannedJob(
         spec=spec,
         base_model=base_model,
-        plan=resolve(spec, rows=training.rows, parameters=shape.active),
+        plan=resolve(spec, rows=rows, parameters=shape.active),
         data=Data(
-            rows=training.rows,
+            rows=rows,
             held_out_rows=held_out,
             test_rows=test,
-            expert_share=_rows_with_answers(training, spec) / training.rows,
+            expert_share=answered / rows,
             teachers_a_row=training.teacher_responses.total / training.rows,
+            graded_first=training.expert_rows if spec.grades_demonstrations else 0,
         ),
         texts=_texts(_rows(store, files.training, training), _tokenizer(model.directory, spec), spec),
         shape=shape,
+        passing_share=passing_share if spec.grades_demonstrations else None,
     )
+
+
+def passing_share(job: Job) -> float | None:
+    """Return the share of a job's demonstrations that pass its grader, as a worker or the lint found it."""
+    if job.demonstrations is not None:
+        grades = GradedDemonstrations.model_validate(job.demonstrations)
+        if grades.is_complete and grades.total:
+            return grades.passed / grades.total
+    return None if job.lint is None else LintReport.model_validate(job.lint).passing_share
 
 
 def _report(file: File) -> FileReport:
@@ -101,10 +130,17 @@ def _report(file: File) -> FileReport:
     return FileReport.model_validate(file.report)
 
 
-def try_plan(store: BlobStore, spec: JobSpec, base_model: str, files: JobFiles, models_dir: Path) -> PlannedJob | None:
+def try_plan(
+    store: BlobStore,
+    spec: JobSpec,
+    base_model: str,
+    files: JobFiles,
+    models_dir: Path,
+    passing_share: float | None = None,
+) -> PlannedJob | None:
     """Return the inputs of an estimate, or None: no job fails because it cannot be estimated."""
     try:
-        return plan_job(store, spec, base_model, files, models_dir)
+        return plan_job(store, spec, base_model, files, models_dir, passing_share)
     except GrouptuneError as error:
         log.info("estimate.none", reason=error.message)
         return None
@@ -126,7 +162,8 @@ def note(
             spec = stored_specs.read(job.id, job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
             files = files_of(session, project_id, job.files)
-        planned = plan_job(store, spec, base_model, files, models_dir)
+            share = passing_share(job) if spec.grades_demonstrations else None
+        planned = plan_job(store, spec, base_model, files, models_dir, share)
         with database.transaction() as session:
             new_estimate = on_workers(session, planned, alive_seconds).estimate
             session.execute(
@@ -203,7 +240,7 @@ def _rows_with_answers(report: FileReport, spec: JobSpec) -> int:
     """Return the number of rows with an answer of their own that the job trains."""
     if isinstance(spec.settings, PreferenceMethod):
         return report.preference_rows
-    every = report.trained_rows if spec.train_turns == "all" else None
+    every = report.trained_rows if spec.train_turns == "all" and not spec.grades_demonstrations else None
     return report.expert_rows if every is None else every
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import text, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -14,7 +15,8 @@ from app.core.jobs import checkpoints, evaluations, leases, metric_series
 from app.core.jobs.checkpoints import StoredCheckpoint
 from app.core.jobs.events import Event, append, dump, metrics_event
 from app.core.jobs.leases import Claim, lost
-from app.core.spec.reports import Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
+from app.core.jobs.tables import Job
+from app.core.spec.reports import DemonstrationsGraded, Evaluated, Groups, Message, Metrics, Started, TeacherAnswers
 from app.core.teachers import answer_cache
 
 # Guard and write in one statement. The UPDATE matches only while this attempt (`epoch`) owns the running job.
@@ -48,7 +50,7 @@ _GROUPS: Final = text(
     ON CONFLICT (job_id, step, idx) DO UPDATE SET record = excluded.record
     """
 )
-Writable = Started | Metrics | Groups | Message | TeacherAnswers | StoredCheckpoint | Evaluated
+Writable = Started | DemonstrationsGraded | Metrics | Groups | Message | TeacherAnswers | StoredCheckpoint | Evaluated
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Journal:
             return checkpoints.record(session, self._claim, report)
         if isinstance(report, Started):
             self._started(session, report)
+        elif isinstance(report, DemonstrationsGraded):
+            self._demonstrations(session, report)
         elif isinstance(report, Evaluated):
             evaluations.store(session, self._claim, report)
         elif isinstance(report, TeacherAnswers):
@@ -149,6 +153,13 @@ class Journal:
             training_path=None if report.path is None else report.path.model_dump(),
         )
         leases.note_training(session, self._claim, report.resumed_from_step)
+
+    def _demonstrations(self, session: Session, report: DemonstrationsGraded) -> None:
+        # The first report has no grades: those of another version of the job's rows do not count.
+        rejected = type_coerce(list(report.rejected), JSONB)
+        lines = Job.rejected_lines.op("||")(rejected) if report.counts.graded else rejected
+        counts = report.counts.model_dump()
+        leases.update_owned(session, self._claim, demonstrations=counts, rejected_lines=lines)
 
     @property
     def _key(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.tables import Job
 from app.core.lint.report import LintReport
 from app.core.lint.run import why_not
-from app.core.spec.job import JobSpec
+from app.core.lint.training_signal import Tally
+from app.core.spec.job import GroupMethod, JobSpec
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,18 @@ def is_due(spec: JobSpec) -> bool:
 
 def decides(spec: JobSpec) -> bool:
     """Return whether the lint can refuse the job. Answers of a teacher or rollouts could still give groups contrast."""
-    return is_due(spec) and not spec.group.self_ and spec.teacher is None
+    return is_due(spec) and (spec.grades_demonstrations or _needs_contrast(spec))
+
+
+def _needs_contrast(spec: JobSpec) -> bool:
+    """Return whether the known answers alone must give groups contrast."""
+    return isinstance(spec.settings, GroupMethod) and not spec.group.self_ and spec.teacher is None
+
+
+def is_settled(spec: JobSpec, totals: Tally | LintReport) -> bool:
+    """Return whether the answers graded so far show that the lint will not refuse the job."""
+    can_pass = totals.has_pass or not spec.grades_demonstrations
+    return can_pass and (totals.has_signal or not _needs_contrast(spec))
 
 
 def check(job: Job) -> None:
@@ -71,8 +83,15 @@ def check(job: Job) -> None:
 
 
 def refuse_if_nothing(report: LintReport, spec: JobSpec) -> None:
-    """Raise `InvalidRequest` if no group can have contrast."""
-    if report.teaches_nothing and decides(spec):
+    """Raise `InvalidRequest` if no group can have contrast, or if no demonstration passes that would be trained."""
+    if spec.grades_demonstrations and report.has_no_pass:
+        raise InvalidRequest(
+            f"No demonstration passes the grader, so no demonstration is left to train. {report.summary()}. Change the "
+            "grader or its `pass_threshold`, correct the demonstrations, or use `demonstrations` 'all'.",
+            param=f"method.{spec.method}.demonstrations",
+            code="no_demonstration_passes",
+        )
+    if report.teaches_nothing and is_due(spec) and _needs_contrast(spec):
         raise InvalidRequest(report.refusal(), param=f"method.{spec.method}.group", code="no_contrast")
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.core.estimates.estimate import Estimate
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job, JobAttempt
+from app.core.spec.demonstrations import GradedDemonstrations
 
 PACE_STEPS: Final = 20
 """The pace is measured over this number of latest steps. Once an attempt has made them, the estimate is ignored."""
@@ -65,6 +66,8 @@ _ATTEMPTS: Final = text(
 class Phase(StrEnum):
     """What a running job does."""
 
+    grading_demonstrations = "grading_demonstrations"
+    """Selects the demonstrations that pass the grader, before the model is loaded."""
     loading_model = "loading_model"
     """Also fetches inputs, downloads a missing base model, and for `dpo` computes the reference log-probabilities."""
     evaluating_base_model = "evaluating_base_model"
@@ -109,7 +112,9 @@ def run_seconds(session: Session, jobs: Sequence[Job]) -> dict[str, float]:
 
 def _phase(job: Job, attempt: Row[Any]) -> Phase:
     if attempt.training_at is None:
-        return Phase.loading_model
+        grades = job.demonstrations
+        is_grading = grades is not None and not GradedDemonstrations.model_validate(grades).is_complete
+        return Phase.grading_demonstrations if is_grading else Phase.loading_model
     if attempt.last is None:
         is_unmeasured = job.step == 0 and "before" not in (job.evaluation or {})
         return Phase.evaluating_base_model if job.validation_file and is_unmeasured else Phase.training

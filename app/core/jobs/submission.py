@@ -286,8 +286,15 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
     group = spec.group
     teacher_rows = report.rows if spec.teacher else report.teacher_rows
     own_rows = report.expert_rows
-    if spec.train_turns == "all" and report.trained_rows is not None:
+    if spec.train_turns == "all" and report.trained_rows is not None and not spec.grades_demonstrations:
         own_rows = report.trained_rows
+    if spec.grades_demonstrations and not own_rows:
+        raise InvalidRequest(
+            f"The file '{file_id}' has no demonstration to grade: no row ends with an assistant message whose `weight` "
+            "is not 0. Add demonstrations, or use `demonstrations` 'all'.",
+            param=f"method.{spec.method}.demonstrations",
+            code="no_demonstrations",
+        )
     can_train = (group.expert and own_rows) or (group.teacher and teacher_rows) or group.self_
     if spec.method is MethodType.dpo:
         can_train = report.preference_rows
@@ -323,8 +330,9 @@ def _check_rows(spec: JobSpec, file_id: str, report: FileReport) -> None:
 
 def _check_job_grader(spec: JobSpec, file_id: str, report: FileReport, param: str) -> None:
     grader = spec.settings.grader
-    # Imitation methods learn the training file without the grader; it grades the held-out rows only.
-    if grader is None or (param == "training_file" and not isinstance(spec.settings, GroupMethod)):
+    # Imitation methods learn the training file without the grader, unless it selects the demonstrations.
+    reads_rows = isinstance(spec.settings, GroupMethod) or spec.grades_demonstrations
+    if grader is None or (param == "training_file" and not reads_rows):
         return
     _check_fields(grader, file_id, report, f"method.{spec.method}.grader")
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
@@ -106,6 +107,10 @@ class Job(Base):
     rows: Mapped[dict[str, Any] | None]
     """`{"rows": {"used", "dropped"}, "held_out_rows": ..., "test_rows": ...}` once the rows are checked. None without
     checks."""
+    demonstrations: Mapped[dict[str, Any] | None]
+    """`GradedDemonstrations` as JSON once a worker grades the demonstrations. None for jobs that train all of them."""
+    rejected_lines: Mapped[list[int] | None] = mapped_column(JSONB, deferred=True)
+    """Lines of the training file whose demonstration is not trained. May be large, so loaded only on access."""
     training_path: Mapped[dict[str, Any] | None]
     """`TrainingPath` as JSON once a worker has loaded the model."""
     estimate: Mapped[dict[str, Any] | None]

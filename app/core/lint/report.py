@@ -106,17 +106,50 @@ class LintReport(Frozen):
         """Whether the whole sample was graded and no group in it can have contrast."""
         return not self.stopped and self.rows_graded > 0 and self.signal_share_limit == 0
 
+    @property
+    def has_signal(self) -> bool:
+        """Whether a group can have a training signal, rollouts included."""
+        return self.signal_share_limit > 0
+
+    @property
+    def has_pass(self) -> bool:
+        """Whether a demonstration passes the grader."""
+        return self.experts.passed > 0
+
+    @property
+    def passing_share(self) -> float | None:
+        """Share of the demonstrations that pass; those that cannot be graded do not. None without demonstrations."""
+        tried = self.experts.graded + self.experts.errors
+        return self.experts.passed / tried if tried else None
+
+    @property
+    def has_no_pass(self) -> bool:
+        """Whether all rows were graded and no demonstration passes."""
+        return not self.stopped and self.rows_graded == self.rows and self.passing_share == 0
+
     def summary(self) -> str:
         """One line for an event or a terminal."""
-        text = f"The known answers of {self.signal_share:.0%} of the groups differ in reward"
-        if self.group.self_:
-            text += f" (up to {self.signal_share_limit:.0%} with the {plural(self.group.self_, 'rollout')})"
+        parts: list[str] = []
+        if self.group.size > 1:
+            rollouts = f" (up to {self.signal_share_limit:.0%} with the {plural(self.group.self_, 'rollout')})"
+            differ = f"The known answers of {self.signal_share:.0%} of the groups differ in reward"
+            parts.append(differ + (rollouts if self.group.self_ else ""))
         if self.experts.graded:
             failed = self.experts.graded - self.experts.passed
-            text += f"; {failed:,} of {plural(self.experts.graded, 'demonstration')} fail their own grader"
+            parts.append(f"{failed:,} of {plural(self.experts.graded, 'demonstration')} fail their own grader")
         if broken := self.experts.errors + self.teachers.errors:
-            text += f"; {plural(broken, 'answer')} cannot be graded"
+            parts.append(f"{plural(broken, 'answer')} cannot be graded")
+        text = "; ".join(parts) or "No answer was graded"
         return f"{text}. Graded: {self.sample}" + (", until time ran out" if self.stopped else "")
+
+    def offer(self) -> str | None:
+        """Offer to train without the demonstrations that fail; None if none fails, or if none would be left."""
+        rejected = self.experts.graded + self.experts.errors - self.experts.passed
+        if not rejected or not self.experts.passed:
+            return None
+        total = plural(self.experts.graded + self.experts.errors, "demonstration")
+        verb, them = ("does", "it") if rejected == 1 else ("do", "them")
+        return f"{rejected:,} of {total} {verb} not pass the grader. Train without {them}: `demonstrations: graded`"
 
     def refusal(self) -> str:
         """The reason why a job on this file would train nothing, with line numbers and remedies."""

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +41,12 @@ IN_BACKGROUND: Final = Budget(answers=20_000, seconds=60.0)
 
 def why_not(spec: JobSpec) -> str | None:
     """Return why a job's training file is not linted; None if it is."""
-    settings = spec.settings
-    if not isinstance(settings, GroupMethod):
+    grader = spec.settings.grader
+    if not isinstance(spec.settings, GroupMethod) and not spec.grades_demonstrations:
         return f"The method '{spec.method}' has no groups."
-    if not settings.group.expert and not settings.group.teacher:
+    if not spec.group.expert and not spec.group.teacher:
         return "Its groups contain only rollouts."
-    if waits(settings.grader):
+    if grader is None or waits(grader):
         return (
             "Its grader calls another server, which may cost money. To lint the file anyway, set `remote` in "
             "POST /v1/files/{id}/lint."
@@ -55,12 +55,18 @@ def why_not(spec: JobSpec) -> str | None:
 
 
 def lint_file(
-    path: Path, counts: FileReport, pool: GraderPool, mix: GroupMix, budget: Budget, *, until_signal: bool = False
+    path: Path,
+    counts: FileReport,
+    pool: GraderPool,
+    mix: GroupMix,
+    budget: Budget,
+    *,
+    until: Callable[[Tally], bool] = lambda _tally: False,
 ) -> LintReport:
     """Lint a valid file, described by `counts`, with the pool's grader.
 
-    With `until_signal` the lint ends at the first group with a training signal. Raises `RowError` if the file turns out
-    to be invalid, and `OSError`.
+    The lint ends as soon as `until` is true of the totals, such as `Tally.has_signal`. Raises `RowError` if the file
+    turns out to be invalid, and `OSError`.
     """
     chosen, sample = _choose(counts, mix, budget.answers)
     tally = Tally(mix)
@@ -74,9 +80,9 @@ def lint_file(
             waiting.append(_Graded(line, row, answers, pool.submit(pairs)))
             if len(waiting) >= ROWS_AHEAD:
                 waiting.popleft().take(tally, deadline)
-            if until_signal and tally.limit > 0:
+            if until(tally):
                 break
-        while waiting and not (until_signal and tally.limit > 0):
+        while waiting and not until(tally):
             waiting.popleft().take(tally, deadline)
     except TimeoutError:
         stopped = True

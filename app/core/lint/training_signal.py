@@ -124,6 +124,16 @@ class Tally:
         self._signal += signal
         self.limit += 1.0 if self._mix.self_ else signal
 
+    @property
+    def has_signal(self) -> bool:
+        """Whether a group can have a training signal, rollouts included."""
+        return self.limit > 0
+
+    @property
+    def has_pass(self) -> bool:
+        """Whether a demonstration passes the grader."""
+        return self._experts.count().passed > 0
+
     def report(self, rows: int, sample: str, *, stopped: bool) -> LintReport:
         """Return the totals as the report of a file with `rows` rows."""
         total = max(1, self.rows)

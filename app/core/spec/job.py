@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
 
+from app.core.spec.demonstrations import Demonstrations, GradedDemonstrations
 from app.core.spec.frozen import Frozen
 from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
@@ -164,6 +165,8 @@ class GroupMethod(PolicyLossSettings, _GradedGroups):
 
     tau: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Tokens with a probability below tau are weighted by that probability (DCR)."""
+    demonstrations: Demonstrations = "all"
+    """`graded`: the group of a row whose demonstration does not pass the grader has no expert."""
     sampling: Sampling = Sampling()
     """How rollouts are sampled."""
     train_reasoning: bool = True
@@ -209,7 +212,9 @@ class ImitationMethod(Frozen):
     train_reasoning: bool = True
     """Whether the thoughts before an answer (`reasoning_content`) are trained; else they are context only."""
     grader: Grader | None = None
-    """Used only for held-out evaluation."""
+    """Grades answers to held-out rows, and with `demonstrations` of `graded` also the demonstrations."""
+    demonstrations: Demonstrations = "all"
+    """`graded`: a row is left out unless its demonstration passes the grader."""
     sampling: Sampling = Sampling()
     """How answers to held-out rows are sampled."""
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -312,6 +317,11 @@ class JobSpec(Frozen):
         return self.settings.teacher if isinstance(self.settings, GroupMethod) else None
 
     @property
+    def grades_demonstrations(self) -> bool:
+        """Whether only demonstrations that pass the grader are trained."""
+        return not isinstance(self.settings, PreferenceMethod) and self.settings.demonstrations == "graded"
+
+    @property
     def train_turns(self) -> Literal["all", "last"]:
         """Which assistant messages of a row are trained: group methods sample and compare final answers only."""
         return self.settings.train_turns if isinstance(self.settings, ImitationMethod) else "last"
@@ -362,6 +372,10 @@ class TrainerSpec(Frozen):
     rows: dict[str, Any] = Field(default_factory=dict)
     """The use of the files' rows as counted before this attempt, in the form of `Started.rows`: the job's events
     have it."""
+    demonstrations: GradedDemonstrations | None = None
+    """The grades of earlier attempts: no demonstration is graded twice, and all attempts train the same rows."""
+    rejected_lines: tuple[int, ...] = ()
+    """Lines of the training file whose demonstration earlier attempts have rejected."""
     resume_from: str | None = None
     """Directory of a checkpoint of this job."""
     threads: int = 0

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from app.core.spec.answers import ParsedAnswer
+from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.frozen import Frozen
 from app.core.spec.row_results import RowResults
 from app.core.spec.teacher_answers import Provenance, Spent, TeacherAnswer
@@ -116,6 +117,16 @@ class Started(Frozen):
     """None in reports of earlier versions."""
 
 
+class DemonstrationsGraded(Frozen):
+    """Progress of grading the demonstrations before training. The first report of a run over all has no grades."""
+
+    kind: Literal["demonstrations"] = "demonstrations"
+    counts: GradedDemonstrations
+    """All grades so far."""
+    rejected: tuple[int, ...] = ()
+    """Lines of the demonstrations that failed or could not be graded since the report before."""
+
+
 class Metrics(Frozen):
     """Values after one optimiser step; step 0 carries the evaluation before training."""
 
@@ -203,7 +214,16 @@ class Failed(Frozen):
 
 
 Report = Annotated[
-    Started | Metrics | Groups | Message | TeacherAnswers | CheckpointSaved | Evaluated | Finished | Failed,
+    Started
+    | DemonstrationsGraded
+    | Metrics
+    | Groups
+    | Message
+    | TeacherAnswers
+    | CheckpointSaved
+    | Evaluated
+    | Finished
+    | Failed,
     Field(discriminator="kind"),
 ]
 

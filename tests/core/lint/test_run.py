@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from app.core.files.validation import validate_file
 from app.core.graders.run import GraderPool
 from app.core.lint.report import LintReport
 from app.core.lint.run import IN_BACKGROUND, Budget, lint_file, why_not
-from app.core.lint.training_signal import chance_of_contrast
+from app.core.lint.training_signal import Tally, chance_of_contrast
 from app.core.spec.graders import BaseGrader, EndpointGrader, PythonGrader, StringCheckGrader
 from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
 from tests.setup_jobs import supervised
@@ -32,11 +32,11 @@ def lint(
     *,
     grader: BaseGrader = EXACT,
     budget: Budget = IN_BACKGROUND,
-    until_signal: bool = False,
+    until: Callable[[Tally], bool] = lambda _tally: False,
 ) -> LintReport:
     path.write_text("".join(json.dumps(fields) + "\n" for fields in rows))
     with GraderPool(grader) as pool:
-        return lint_file(path, validate_file(path), pool, mix, budget, until_signal=until_signal)
+        return lint_file(path, validate_file(path), pool, mix, budget, until=until)
 
 
 @pytest.mark.parametrize("expert", [None, 0.0, 1.0])
@@ -124,7 +124,7 @@ def test_hanging_grader_stays_within_the_budget(tmp_path: Path) -> None:
 
 def test_search_ends_at_the_first_signal(tmp_path: Path) -> None:
     mix = GroupMix(expert=1, teacher=1, self_=0)
-    report = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until_signal=True)
+    report = lint(tmp_path / "rows", [row("2", "3")] * 400, mix, until=lambda tally: tally.has_signal)
     assert 0 < report.rows_graded < 400
     assert report.signal_share_limit == 1
 

@@ -205,6 +205,7 @@ function JobRow({ job, picked, pick }: { job: Job; picked: boolean; pick: () => 
 
 /** What a running job does before its first and after its last step. */
 const PHASES: Record<string, string> = {
+  grading_demonstrations: "grading the demonstrations",
   loading_model: "loading the model",
   evaluating_base_model: "evaluating the base model",
   saving_model: "saving the model",

@@ -32,17 +32,24 @@ export function LintSummary({
   const { experts } = lint;
   const failed = experts.graded - experts.passed;
   const tone = signalTone(lint);
+  // A job that trains demonstrations alone has no groups to compare.
+  const isGrouped = lint.group.teacher + lint.group.self > 0;
   return (
     <div class={`notice ${tone}`} role="status">
-      <b>{{ good: "✓", hold: "⚠", bad: "✕" }[tone]} Training signal:</b>{" "}
-      {lint.signal_share > 0
-        ? `the answers in the file differ in reward in ${percent(lint.signal_share)} of the groups`
-        : "no group has answers in the file with different rewards"}
-      {lint.group.self > 0
-        ? `; with rollouts, in up to ${percent(lint.signal_share_limit)}.`
-        : tone === "bad"
-          ? ", and there are no rollouts: training would learn nothing."
-          : "."}
+      <b>
+        {{ good: "✓", hold: "⚠", bad: "✕" }[tone]} {isGrouped ? "Training signal" : "Demonstrations"}:
+      </b>{" "}
+      {isGrouped &&
+        (lint.signal_share > 0
+          ? `the answers in the file differ in reward in ${percent(lint.signal_share)} of the groups`
+          : "no group has answers in the file with different rewards")}
+      {isGrouped &&
+        (lint.group.self > 0
+          ? `; with rollouts, in up to ${percent(lint.signal_share_limit)}.`
+          : tone === "bad"
+            ? ", and there are no rollouts: training would learn nothing."
+            : ".")}
+      {!isGrouped && !failed && `all ${plural(experts.graded, "demonstration")} pass the grader.`}
       {failed > 0 && ` ${failed} of ${plural(experts.graded, "demonstration")} fail the grader.`}
       {lint.error_count + lint.warning_count > 0 && (
         <details>

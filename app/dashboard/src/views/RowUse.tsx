@@ -7,6 +7,7 @@ const REASONS: Record<string, string> = {
   prompt_too_long: "with a prompt that is too long",
   answer_too_long: "with an answer that is too long",
   no_answer: "without an answer to learn from",
+  demonstration_rejected: "without a demonstration that passes the grader",
 };
 const TOLERATED_SHARE = 0.1;
 
@@ -16,11 +17,13 @@ function FileRows({ label, use, isQuiet }: { label: string; use: Use | null | un
   const lost = reasons.reduce((sum, [, count]) => sum + count, 0);
   if (!use || (isQuiet && !lost)) return null;
   const total = use.used + lost;
-  const tone = !lost ? "good" : use.used && lost <= TOLERATED_SHARE * total ? "hold" : "bad";
+  // Rows that the job leaves out on request are no flaw of the file.
+  const flawed = lost - (use.dropped.demonstration_rejected ?? 0);
+  const tone = !flawed ? "good" : use.used && flawed <= TOLERATED_SHARE * total ? "hold" : "bad";
   const why = reasons.map(([reason, count]) => `${count.toLocaleString("en-US")} ${REASONS[reason] ?? reason}`);
   return (
     <p class={`notice ${tone}`} role="status">
-      {lost ? (tone === "bad" ? "✕" : "⚠") : "✓"} <b>{label}:</b>{" "}
+      {{ good: "✓", hold: "⚠", bad: "✕" }[tone]} <b>{label}:</b>{" "}
       {lost
         ? `${use.used.toLocaleString("en-US")} of ${plural(total, "row")} are used; ${why.join(", ")}.`
         : `all ${plural(total, "row")} are used.`}
