@@ -53,6 +53,8 @@ class Engine:
         self._base = ""
         self._is_plain = False
         """Whether the base model is loaded as a `PlainBase`."""
+        self._length_limit: int | None = None
+        """Tokens up to which sequences of the base model can share a forward pass; None without a limit."""
         self._batch: Batch | PlainBatch | None = None
         self._threads: ThreadLimit | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -150,9 +152,17 @@ class Engine:
         return self._serves(request) and self._batch.has_room(request)
 
     def _serves(self, request: Request) -> bool:
-        """Returns whether the loaded base model can compute the request's model."""
-        needs_plain = request.adapter is not None and request.adapter.is_plain
-        return request.base == self._base and (self._is_plain or not needs_plain)
+        """Returns whether the loaded base model can compute the request."""
+        return request.base == self._base and (self._is_plain or self._plain_reason(request) is None)
+
+    def _plain_reason(self, request: Request) -> str | None:
+        """Returns why packed rows cannot compute the request on the loaded base model, or None."""
+        if request.adapter is not None and request.adapter.is_plain:
+            return "the adapter changes experts"
+        limit = self._length_limit
+        if limit is not None and len(request.body.prompt) + request.body.max_tokens > limit:
+            return f"a sequence of more than {limit:,} tokens changes the position embeddings of all others"
+        return None
 
     def _start(self, request: Request) -> None:
         if self._batch is None or not self._serves(request):
@@ -166,11 +176,13 @@ class Engine:
         # Hides bitsandbytes, which this engine never uses: transformers imports it where it is installed, in a second.
         sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # the mark for "not installed"
         import torch  # noqa: PLC0415 - takes seconds and 200 MB
+        from transformers import AutoConfig  # noqa: PLC0415
 
         from worker.serving.base import NotPacked, ServedBase  # noqa: PLC0415
         from worker.serving.batch import Batch  # noqa: PLC0415
         from worker.serving.plain import PlainBase, PlainBatch  # noqa: PLC0415
         from worker.serving.threads import ThreadLimit  # noqa: PLC0415
+        from worker.training.rope import length_limit  # noqa: PLC0415
 
         started = time.monotonic()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -178,8 +190,9 @@ class Engine:
             self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
         name, directory = request.base, self._catalog.base(request.base).directory
         base: ServedBase | PlainBase | None = None
-        path: dict[str, object] = {"path": "plain", "reason": "the adapter changes experts"}
-        if request.adapter is None or not request.adapter.is_plain:
+        self._length_limit = length_limit(AutoConfig.from_pretrained(directory, local_files_only=True))
+        path: dict[str, object] = {"path": "plain", "reason": self._plain_reason(request)}
+        if path["reason"] is None:
             try:
                 base = ServedBase.load(name, directory, device)
                 path = {"path": "packed", "short_layers": base.short_layers}

@@ -1,7 +1,8 @@
 """Decoding by transformers' own forward pass and cache, for base models that `base` cannot compute in packed rows.
 
 Each sequence has a cache of its own and is computed alone, with PEFT's layers. That is right for every causal model
-that transformers loads, and slower: sequences take turns, one token each.
+that transformers loads, and slower: sequences take turns, one token each. A sequence whose new length changes the
+rotary frequencies of all its tokens is computed again, as transformers' `generate` does.
 """
 
 import copy
@@ -24,6 +25,7 @@ from worker.serving.base import PROBE, PROBE_TOLERANCE, load_causal, probe_error
 from worker.serving.errors import RequestError
 from worker.serving.sampling import choose, token_logprobs
 from worker.serving.sequences import Event, Request, Sequence
+from worker.training.rope import dynamic_embeddings, forget_longest, is_stale
 
 _PROBE_PROMPT: Final = 12
 _LOGIT_ROWS: Final = 64
@@ -31,14 +33,21 @@ _LOGIT_ROWS: Final = 64
 
 
 class State:
-    """The tokens of one sequence as the model has seen them: its cache, and their number."""
+    """The tokens of one sequence as the model has seen them, and their cache."""
 
     def __init__(self, config: Any) -> None:
-        self.cache: Any = DynamicCache(config=config.get_text_config(decoder=True))
-        self.length = 0
+        self._config = config
+        self.tokens: tuple[int, ...] = ()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the cache, so that the next pass must compute all tokens."""
+        self.cache: Any = DynamicCache(config=self._config.get_text_config(decoder=True))
 
     def copy(self) -> "State":
-        return copy.deepcopy(self)
+        copied = State(self._config)
+        copied.tokens, copied.cache = self.tokens, copy.deepcopy(self.cache)
+        return copied
 
     @property
     def bytes(self) -> int:
@@ -66,6 +75,7 @@ class PlainBase:
         """Names that PEFT knows the loaded adapters by."""
         self._loaded = 0
         self._current: Adapter | None = None
+        self._dynamic = dynamic_embeddings(causal)
         self._selects_logits = "logits_to_keep" in inspect.signature(causal.forward).parameters
         self._verify()
         first, second = self._measured(_PROBE_PROMPT), self._measured(2 * _PROBE_PROMPT)
@@ -91,11 +101,16 @@ class PlainBase:
 
     def logits(self, tokens: tuple[int, ...], state: State, *, keep_all: bool = False) -> Tensor:
         """Append tokens to a sequence; returns the logits [1, V] of the last position, or of all new ones [T, V]."""
-        state.length += len(tokens)
+        cached = len(state.tokens)
+        state.tokens += tokens
+        if cached and is_stale(self._causal.config, cached, len(state.tokens)):
+            state.clear()
+            tokens = state.tokens
+        forget_longest(self._dynamic)
         options: dict[str, Any] = {"logits_to_keep": 1} if self._selects_logits and not keep_all else {}
         output = self._causal(
             input_ids=torch.tensor([tokens], device=self.device),
-            attention_mask=torch.ones(1, state.length, dtype=torch.long, device=self.device),
+            attention_mask=torch.ones(1, len(state.tokens), dtype=torch.long, device=self.device),
             past_key_values=state.cache,
             use_cache=True,
             **options,

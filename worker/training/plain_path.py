@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from worker.training.batching import Example
 from worker.training.prefix_tree import Node, PrefixTree
+from worker.training.rope import dynamic_embeddings, forget_longest
 
 
 class PlainPath:
@@ -28,6 +29,7 @@ class PlainPath:
         if causal.supports_gradient_checkpointing:
             causal.activation_checkpointing_enable()
         self._layers = [module for module in causal.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._dynamic = dynamic_embeddings(causal)
         self._selects_logits = "logits_to_keep" in inspect.signature(causal.forward).parameters
 
     def logprobs(self, sequences: Sequence[Example], temperatures: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,7 @@ class PlainPath:
         """Returns the logits [len(index), V] at the positions `index` of one sequence."""
         keep = torch.tensor(index, device=self._device)
         options: dict[str, Any] = {"logits_to_keep": keep} if self._selects_logits else {}
+        forget_longest(self._dynamic)
         with self._checkpointing():
             output = self._causal(input_ids=torch.tensor([ids], device=self._device), use_cache=False, **options)
         logits_T_V: Tensor = output.logits[0]

@@ -1,14 +1,16 @@
 """Decoding by transformers' own cache, for models that packed rows do not compute."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from tests.worker.serving.adapters import LORAS, peft_model, write_adapter
 from tests.worker.serving.test_batch import CPU, KV_BYTES, check_greedy, make_request, run, tokens_of
-from tests.worker.training.architectures import PLAIN
+from tests.worker.training.architectures import LENGTH_DEPENDENT, LONG_FACTORS, PAD, PLAIN, VOCABULARY
 from tests.worker.training.conftest import ModelDirectory
 from worker.serving.adapters import Adapter, read_adapter
 from worker.serving.base import NotPacked, ServedBase
@@ -101,3 +103,39 @@ def test_adapter_of_another_model_is_refused(phi2: Path, model_directory: ModelD
     with pytest.raises(RequestError, match="does not fit base model 'base'"):
         batch.add(make_request(PROMPT, misfit))
     assert batch.is_empty
+
+
+@pytest.mark.parametrize("name", list(LENGTH_DEPENDENT))
+@pytest.mark.parametrize("length", [LONG_FACTORS - 3, LONG_FACTORS + 3])
+def test_long_answer_has_the_frequencies_of_its_length(
+    name: str, length: int, model_directory: ModelDirectory, tmp_path: Path
+) -> None:
+    """An answer that crosses the limit, and one that begins behind it, alongside a short one."""
+    base = model_directory(name)
+    adapter = read_adapter("a", write_adapter(tmp_path / "a", base, LORAS["plain"]), "base")
+    prompt = tuple(3 + 7 * place % (VOCABULARY - 3) for place in range(length))
+    requests = [make_request(ids, adapter, max_tokens=8, logprobs=0) for ids in (prompt, PROMPT)]
+    found = run(make_batch(base), *requests)
+    model = peft_model(base, adapter.path)
+    for request in requests:
+        ids = list(request.body.prompt)
+        for chunk in found[request]:
+            fresh = copy.deepcopy(model)  # `dynamic` keeps the frequencies of the longest sequence
+            with torch.no_grad():
+                logprobs = fresh(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+            assert chunk.logprobs is not None
+            assert float(logprobs.max()) == pytest.approx(chunk.logprobs.logprob, abs=2e-4)
+            assert chunk.token_ids == (int(logprobs.argmax()),)
+            ids += chunk.token_ids
+    if name == "phi3-long":
+        own = generated(base, adapter.path, prompt, 8)
+        assert tokens_of(found[requests[0]]) == own
+
+
+def generated(base: Path, adapter: Path, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the greedy answer of transformers."""
+    ids = torch.tensor([prompt])
+    config = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=PAD)
+    model = peft_model(base, adapter)
+    output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    return tuple(output[0, len(prompt) :].tolist())

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import GenerationConfig
 
 from app.core.settings import Settings
 from tests import tiny_model
@@ -221,6 +223,25 @@ def test_plain_base_and_adapter_of_experts_are_served(
     for name, directory in (("hybrid", None), ("experts", adapter)):
         own = answers[name]["logprobs"]["token_logprobs"]
         check_greedy(peft_model(path, directory), (5, 6, 7), answers[name]["token_ids"], own)
+    shutil.rmtree(path)
+
+
+def test_long_request_takes_the_plain_path(engine: RunningEngine, serving_dirs: Path) -> None:
+    """Beyond a length, one sequence changes the position embeddings of all others in its pass."""
+    path = serving_dirs / "models" / "long"
+    tiny_model.build(path)
+    for name in ("config.json", "model.safetensors"):
+        (path / name).unlink()
+    architectures.build(path, "phi3-long")
+    model = peft_model(path, None)
+    for length, is_plain in ((3, False), (architectures.LONG_FACTORS - 4, True)):
+        ids = [3 + place % 20 for place in range(length)]
+        answer = choice(engine.complete("long", prompt=ids, logprobs=0))["token_ids"]
+        assert engine.server.engine._is_plain is is_plain
+        inputs = torch.tensor([ids])
+        config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0)
+        own = model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
+        assert answer == own[0, length:].tolist()
     shutil.rmtree(path)
 
 

@@ -139,7 +139,7 @@ LATENT_ATTENTION: Final[dict[str, Any]] = {
 _MAMBA: Final[dict[str, Any]] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 
 LONG_FACTORS: Final = 40
-"""Tokens beyond which the model "phi3-long" uses other rotary frequencies."""
+"""Tokens beyond which the models of `LENGTH_DEPENDENT` use other rotary frequencies."""
 
 PLAIN: Final[Configs] = {
     "qwen3-next": lambda: Qwen3NextConfig(
@@ -237,6 +237,10 @@ LENGTH_DEPENDENT: Final[Configs] = {
             "long_factor": [1.0, 2.0, 4.0, 8.0],
             "original_max_position_embeddings": LONG_FACTORS,
         },
+    ),
+    "llama-dynamic": lambda: LlamaConfig(
+        **(SIZES | {"max_position_embeddings": LONG_FACTORS}),
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     ),
 }
 """Models whose position embeddings depend on the longest sequence of a pass."""

@@ -59,6 +59,18 @@ def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirec
     assert right < 1e-4 < 1e-2 < wrong
 
 
+def test_frequencies_do_not_depend_on_earlier_sequences(model_directory: ModelDirectory) -> None:
+    """Dynamic scaling in transformers keeps the frequencies of the longest sequence that it has seen."""
+    directory = model_directory("llama-dynamic")
+    policy, fresh = (randomise(load_policy(directory, LORA, seed=0, max_length=128)) for _ in range(2))
+    assert f"a sequence of more than {LONG_FACTORS} tokens changes" in policy.path.reason
+    long, short = (random_groups([(length, (6,))]) for length in (LONG_FACTORS + 30, LONG_FACTORS + 2))
+    with torch.no_grad():
+        [_, found] = [policy.logprobs(pack(plain.examples(each), CPU), 1.0)[0] for each in (long, short)]
+        expected = fresh.logprobs(pack(plain.examples(short), CPU), 1.0)[0]
+    assert torch.equal(found, expected)
+
+
 @pytest.fixture
 def slow_llama(llama: Policy) -> Policy:
     llama.use_plain("for the test")
