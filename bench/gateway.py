@@ -3,6 +3,9 @@
 The same prompts go to the embedded engine directly, as token ids, and through the API, as chats, by turns. One machine
 runs everything: Postgres, Valkey, the API, its workers, the engine and the client. With a large model all processes but
 the engine sleep during a request, and waking them is a part of what is measured; with a tiny one they stay awake.
+
+`--peer PYTHON`, of an environment that has `litellm[proxy]`, also sends them through LiteLLM's proxy. It has a master
+key, but no database, limits or usage, and it does not render the chat: it passes the token ids on.
 """
 
 import argparse
@@ -39,6 +42,10 @@ READY_SECONDS: Final = 120.0
 STREAMS: Final = 8
 IDLE_SECONDS: Final = 3.0
 """The server closes connections that are idle for five seconds."""
+PEER_KEY: Final = "sk-peer"
+
+Send = Callable[[int, bool, int], float]
+"""Sends a request for a number of tokens, streamed or not, over one of the connections; returns its milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Overhead:
     """The median of the differences between a request through the gateway and the direct one before it."""
     added_p95: float
     added_per_token: float
+    peer_added_p50: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Throughput:
     engine: float
     gateway: float
     share_lost: float
+    peer_share_lost: float | None = None
 
 
 class Client:
@@ -94,52 +103,82 @@ class Client:
         return elapsed
 
 
-def measure(
-    engine: Callable[[int, bool], float], gateway: Callable[[int, bool], float], count: int, tokens: int
-) -> Overhead:
-    """Send `count` pairs of requests, streamed if they have more than one token."""
-    is_stream = tokens > 1
-    pairs = [(engine(tokens, is_stream), gateway(tokens, is_stream)) for _ in range(count + 5)][5:]
-    added = sorted(through - direct for direct, through in pairs)
+def measure(routes: Sequence[Send], count: int, tokens: int) -> Overhead:
+    """Send `count` requests by each route in turn, streamed if they have more than one token.
+
+    `routes`: to the engine, through the gateway and, if it runs, through the peer.
+    """
+    turns = [[send(tokens, tokens > 1, 0) for send in routes] for _ in range(count + 5)][5:]
+    engine, gateway, *peers = zip(*turns, strict=True)
+    added = sorted(_added(engine, gateway))
     return Overhead(
         requests=count,
         tokens=tokens,
-        engine_p50=round(statistics.median(direct for direct, _ in pairs), 3),
-        gateway_p50=round(statistics.median(through for _, through in pairs), 3),
+        engine_p50=round(statistics.median(engine), 3),
+        gateway_p50=round(statistics.median(gateway), 3),
         added_p50=round(statistics.median(added), 3),
         added_p95=round(added[int(0.95 * len(added))], 3),
         added_per_token=round(statistics.median(added) / tokens, 4),
+        peer_added_p50=round(statistics.median(_added(engine, peers[0])), 3) if peers else None,
     )
 
 
-def throughput(send: Sequence[Callable[[int, int], object]], streams: int, tokens: int, rounds: int) -> Throughput:
-    """Send `streams` streams at once to the engine and through the gateway, by turns. `send`: of both."""
+def _added(engine: Sequence[float], through: Sequence[float]) -> list[float]:
+    return [behind - direct for direct, behind in zip(engine, through, strict=True)]
+
+
+def throughput(routes: Sequence[Send], streams: int, tokens: int, rounds: int) -> Throughput:
+    """Send `streams` streams at once by each route in turn. `routes`: see `measure`."""
     with ThreadPoolExecutor(streams) as threads:
 
-        def one_round(stream: Callable[[int, int], object]) -> float:
+        def one_round(send: Send) -> float:
             started = time.perf_counter()
-            list(threads.map(partial(stream, tokens), range(streams)))
+            list(threads.map(partial(send, tokens, True), range(streams)))
             return streams * tokens / (time.perf_counter() - started)
 
-        pairs = [(one_round(send[0]), one_round(send[1])) for _ in range(rounds + 1)][1:]
+        turns = [[one_round(send) for send in routes] for _ in range(rounds + 1)][1:]
+    engine, gateway, *peers = zip(*turns, strict=True)
     return Throughput(
         streams=streams,
         tokens=tokens,
-        engine=round(statistics.median(direct for direct, _ in pairs), 1),
-        gateway=round(statistics.median(through for _, through in pairs), 1),
-        share_lost=round(statistics.median(1 - through / direct for direct, through in pairs), 4),
+        engine=round(statistics.median(engine), 1),
+        gateway=round(statistics.median(gateway), 1),
+        share_lost=_share_lost(engine, gateway),
+        peer_share_lost=_share_lost(engine, peers[0]) if peers else None,
     )
 
 
+def _share_lost(engine: Sequence[float], through: Sequence[float]) -> float:
+    return round(statistics.median(1 - behind / direct for direct, behind in zip(engine, through, strict=True)), 4)
+
+
 @contextmanager
-def engine_process(port: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run the embedded engine until the end of the block."""
-    process = subprocess.Popen([sys.executable, "-m", "worker.serving", "--port", str(port)], env=environment)
+def running(*command: str | Path) -> Iterator[None]:
+    """Run a server until the end of the block."""
+    process = subprocess.Popen(command)
     try:
         yield
     finally:
         process.terminate()
         process.wait(30)
+
+
+@contextmanager
+def peer_process(python: Path, state: Path, engine_url: str, models: Sequence[str]) -> Iterator[str]:
+    """Run LiteLLM's proxy before the engine until the end of the block, and yield its URL."""
+    port = claim_port("127.0.0.1", 0)
+    engine = {"api_base": f"{engine_url}/v1", "api_key": "none"}
+    config = {
+        "model_list": [
+            {"model_name": model, "litellm_params": {"model": f"text-completion-openai/{model}"} | engine}
+            for model in models
+        ],
+        "general_settings": {"master_key": PEER_KEY},
+    }
+    path = state / "litellm.json"  # JSON is YAML, too
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with running(python.with_name("litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)):
+        yield f"http://127.0.0.1:{port}"
 
 
 def _bootstrap(database_url: str, existing: str | None) -> str:
@@ -165,31 +204,43 @@ def _until_ready(send: Callable[[], object]) -> None:
 
 
 def measure_model(
-    model: str, directory: Path, engine_url: str, gateway_url: str, key: str, count: int
+    model: str, directory: Path, engine_url: str, gateway_url: str, key: str, peer_url: str | None, count: int
 ) -> Iterator[Overhead | Throughput]:
     """Yield the results of one model: single tokens, one stream, and several streams at once."""
     chat = tokenizer.load(directory / model)
+    sampling = Sampling(temperature=0.0, logit_bias=dict.fromkeys(chat.end_ids, -100.0))
+    question: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 0}
+    question["logit_bias"] = {str(token): -100 for token in chat.end_ids}
+
     prompt = chat.prompt_ids(MESSAGES)
-    engines = [Client(engine_url, None) for _ in range(STREAMS)]
-    gateways = [Client(gateway_url, key) for _ in range(STREAMS)]
 
-    def direct(tokens: int, is_stream: bool, client: int = 0) -> float:
-        sampling = Sampling(temperature=0.0, logit_bias=dict.fromkeys(chat.end_ids, -100.0))
-        body = sampling.to_body(prompt, tokens, chat.end_ids) | {"model": model, "stream": is_stream}
-        return engines[client].milliseconds("/v1/completions", json.dumps(body).encode())
+    def completions(url: str, key: str | None) -> Send:
+        def body(tokens: int) -> dict[str, Any]:
+            return sampling.to_body(prompt, tokens, chat.end_ids) | {"model": model}
 
-    def through(tokens: int, is_stream: bool, client: int = 0) -> float:
-        body: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 0}
-        body |= {"max_tokens": tokens, "stream": is_stream}
-        body["logit_bias"] = {str(token): -100 for token in chat.end_ids}
-        return gateways[client].milliseconds("/v1/chat/completions", json.dumps(body).encode())
+        return _sender(url, key, "/v1/completions", body)
 
-    _until_ready(lambda: direct(1, False))
-    _until_ready(lambda: through(1, False))
-    yield measure(direct, through, count, 1)
-    yield measure(direct, through, count // 5, 128)
-    both = [lambda tokens, client: direct(tokens, True, client), lambda tokens, client: through(tokens, True, client)]
-    yield throughput(both, STREAMS, 128, 5)
+    routes = [
+        completions(engine_url, None),
+        _sender(gateway_url, key, "/v1/chat/completions", lambda tokens: question | {"max_tokens": tokens}),
+    ]
+    if peer_url is not None:
+        routes.append(completions(peer_url, PEER_KEY))
+    for send in routes:
+        _until_ready(partial(send, 1, False, 0))
+    yield measure(routes, count, 1)
+    yield measure(routes, count // 5, 128)
+    yield throughput(routes, STREAMS, 128, 5)
+
+
+def _sender(url: str, key: str | None, path: str, body: Callable[[int], dict[str, Any]]) -> Send:
+    """`body` makes the request for a number of tokens."""
+    clients = [Client(url, key) for _ in range(STREAMS)]
+
+    def send(tokens: int, is_stream: bool, client: int) -> float:
+        return clients[client].milliseconds(path, json.dumps(body(tokens) | {"stream": is_stream}).encode())
+
+    return send
 
 
 def main() -> None:
@@ -198,6 +249,7 @@ def main() -> None:
     parser.add_argument("models_dir", type=Path)
     parser.add_argument("model", nargs="+")
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--peer", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results: dict[str, list[Overhead | Throughput]] = {}
@@ -211,12 +263,15 @@ def main() -> None:
             "GROUPTUNE_SERVE_URL": engine_url,
             "GROUPTUNE_MAX_REQUESTS_PER_MINUTE": "1000000",
         }
-        resources.enter_context(engine_process(port, dict(os.environ)))
+        resources.enter_context(running(sys.executable, "-m", "worker.serving", "--port", str(port)))
+        peer_url = None
+        if options.peer:
+            peer_url = resources.enter_context(peer_process(options.peer, state, engine_url, options.model))
         stack = resources.enter_context(Stack(state, migrate=migrate.upgrade, bootstrap=_bootstrap, port=0))
         gateway_url = stack.base_url.removesuffix("/v1")
         for model in options.model:
-            found = measure_model(model, options.models_dir, engine_url, gateway_url, stack.api_key, options.requests)
-            results[model] = list(found)
+            urls = engine_url, gateway_url, stack.api_key, peer_url
+            results[model] = list(measure_model(model, options.models_dir, *urls, options.requests))
     console = Console()
     for model, measured in results.items():
         console.print(model, [asdict(result) for result in measured])
