@@ -27,7 +27,8 @@ from worker.training.out_of_memory import is_out_of_memory
 RANK: Final = "GROUPTUNE_RANK"
 _RENDEZVOUS: Final = "rendezvous"
 _TIMEOUT: Final = timedelta(hours=6)
-"""For collectives. Long, because the others wait while rank 0 evaluates; `_exit_with` notices a dead rank at once."""
+"""For collectives. Long, because the others wait while rank 0 waits for a teacher; `_exit_with` notices a dead rank at
+once."""
 
 _EXIT_SECONDS: Final = 10.0
 """Upper limit for rank 0 to notice that a rank ended; usually milliseconds after its connections close."""
@@ -57,6 +58,10 @@ class Ranks:
         """Returns the sum over all ranks, on every rank."""
         return sum(self.gather(value))
 
+    def sums(self, *values: int) -> tuple[int, ...]:
+        """Returns the sum of each value over all ranks, on every rank, with one message."""
+        return tuple(map(sum, zip(*self.gather(values), strict=True)))
+
     def gather(self, value: Item) -> list[Item]:
         """Returns the values of all ranks, in rank order, on every rank. Raises `PeerLost`."""
         if self.size == 1:
@@ -73,17 +78,26 @@ class Ranks:
         """
         if self.size == 1:
             return
+        parameters = list(parameters)
+        # All ranks must reduce the same parameters in the same order. A rank whose groups had no contrast has no
+        # gradients and contributes zeros.
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        # One message for all: LoRA has hundreds of small matrices, and each message costs a round trip.
+        flat_N = torch.cat([gradient.flatten() for gradient in gradients])
         with _collective():
-            # All ranks must reduce the same parameters in the same order. A rank whose groups had no contrast has no
-            # gradients and contributes zeros.
-            for parameter in parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                distributed.all_reduce(parameter.grad)
+            distributed.all_reduce(flat_N)
+        for parameter, summed_n in zip(parameters, flat_N.split([one.numel() for one in parameters]), strict=True):
+            parameter.grad = summed_n.view_as(parameter)
 
     def await_end(self) -> None:
         """After `PeerLost`: waits for rank 0 to end all ranks, this one included."""
         threading.Event().wait(_EXIT_SECONDS)
+
+
+def in_order(shares: Sequence[Sequence[Item]]) -> list[Item]:
+    """Returns the items of all ranks, as `Ranks.share` took them, in their first order."""
+    size = len(shares)
+    return [shares[number % size][number // size] for number in range(sum(map(len, shares)))]
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import torch
@@ -14,7 +14,8 @@ from app.core.spec.job import Evaluation, Sampling
 from app.core.spec.reports import Evaluated
 from app.core.spec.row_results import RowResults, RowScores
 from worker.training.batching import pack
-from worker.training.held_out_pairs import ByRow, HeldOutPairs
+from worker.training.distributed import Ranks, in_order
+from worker.training.held_out_pairs import ByRow, HeldOutPairs, metrics_by_row
 from worker.training.interfaces import RolloutEngine
 from worker.training.prefix_tree import PrefixTree
 from worker.training.rewards import grade_answers
@@ -52,6 +53,30 @@ _Rows = Sequence[Sequence[_ScoredResponse]]
 """The responses of each row, which share prefixes."""
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What one rank computes: one item per row of its share, in order; of starting answers, of the first rows only."""
+
+    demonstrations: Sequence[list[_ScoredResponse]]
+    starting: Sequence[_ScoredResponse]
+    """The starting policy's answers, scored by the current policy."""
+    starting_before: Sequence[_ScoredResponse]
+    """The same, scored by the starting policy."""
+    answers: Sequence[_ScoredResponse] = ()
+    """Greedy answers; like the rest, empty without a grader."""
+    completions: Sequence[Completion] = ()
+    grades: Sequence[Grade] = ()
+    passed: Sequence[int] = ()
+    """How many of the sampled answers pass, if there are any."""
+    pairs: Sequence[Mapping[str, float]] = ()
+    """Of dpo jobs: the metrics of each pair."""
+
+    @classmethod
+    def joined(cls, shares: Sequence["_Share"]) -> "_Share":
+        """Returns the items of all ranks in the order of the rows."""
+        return cls(*(in_order([getattr(share, part.name) for share in shares]) for part in fields(cls)))
+
+
 class Evaluator:
     """Evaluates the current policy on one set of held-out rows.
 
@@ -86,8 +111,10 @@ class Evaluator:
         seed: int,
         token_budget: int,
         pairs: HeldOutPairs | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.prompts = prompts
+        self.ranks = ranks or Ranks()
         self.wanted = wanted
         self.sampling = sampling
         self.sampler = sampler
@@ -97,51 +124,67 @@ class Evaluator:
         self.seed = seed
         self.token_budget = token_budget
         self.pairs = pairs
-        self._start: tuple[list[Completion], float] | None = None
+        self._start: tuple[list[Completion], list[_ScoredResponse]] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
         """Returns all values, by row too, and a few sample answers. The caller decides `best`.
 
-        Raises `JobFailure` while the grader's server is unavailable.
+        The ranks share the rows, and each returns the values of all rows. Raises `JobFailure` while the grader's server
+        is unavailable, and `PeerLost`.
         """
-        starting_completions, starting_logprob = self._starting_answers()
-        completions = [row[0] for row in self._sample(self.prompts, 1, None)] if self.pool else []
-        demonstrations = [
-            [_ScoredResponse(turn.context, turn.ids, 1.0) for turn in prompt.turns] for prompt in self.prompts
-        ]
-        answers, starting = self._responses(completions), self._responses(starting_completions)
+        found = _Share.joined(self.ranks.gather(self._evaluate(self.ranks.share(self.prompts))))
+        values = {
+            "eval/loss": _mean_nll([response for row in found.demonstrations for response in row]),
+            "eval/forward_kl": _mean_logprob(found.starting_before) - _mean_logprob(found.starting),
+        }
+        by_row = {"eval/loss": _nll_by_row(found.demonstrations)}
+        if found.pairs:
+            of_pairs = metrics_by_row(found.pairs)
+            values |= _means(of_pairs)
+            by_row |= _by_row(of_pairs)
+        samples: list[dict[str, Any]] = []
+        if self.pool is not None:
+            rewards = [grade.reward for grade in found.grades]
+            graded = _answer_scores(found.grades, found.completions) | self._pass_scores(found.passed)
+            values |= _means(graded) | {
+                "eval/grader_errors": float(rewards.count(None)),
+                "eval/entropy": statistics.fmean(entropy for answer in found.answers for entropy in answer.entropies),
+            }
+            by_row |= _by_row(graded)
+            shown = list(zip(self.prompts, found.completions, rewards, strict=True))[:SAMPLES_SHOWN]
+            samples = [self._sample_record(*sample) for sample in shown]
+        lines = tuple(prompt.line for prompt in self.prompts)
+        return Evaluated(step=step, values=values, samples=tuple(samples), rows=RowResults(lines=lines, metrics=by_row))
+
+    def _evaluate(self, prompts: Sequence[Prompt]) -> _Share:
+        """Samples, scores and grades the answers to this rank's rows."""
+        starting_completions, starting_before = self._starting_answers()
+        completions = [row[0] for row in self._sample(prompts, 1, None)] if self.pool else []
+        demonstrations = [[_ScoredResponse(turn.context, turn.ids, 1.0) for turn in prompt.turns] for prompt in prompts]
+        answers = self._responses(prompts, completions)
+        starting = self._responses(prompts, starting_completions)
         # Score all responses of a row in one pass, so that they share prefixes.
         rows = [list(turns) for turns in demonstrations]
         for responses in (answers, starting):
             for row, response in zip(rows, responses, strict=False):
                 row.append(response)
         self._score(rows)
-        values = {
-            "eval/loss": _mean_nll([response for row in demonstrations for response in row]),
-            "eval/forward_kl": starting_logprob - _mean_logprob(starting),
-        }
-        by_row = {"eval/loss": _nll_by_row(demonstrations)}
+        share = _Share(demonstrations, starting, starting_before)
         if self.pairs is not None:
-            of_pairs = self.pairs.scores(self.policy, self.prompts)
-            values |= _means(of_pairs)
-            by_row |= _by_row(of_pairs)
-        samples: list[dict[str, Any]] = []
-        if self.pool is not None:
-            grades = self._grade(self.pool, list(zip(self.prompts, completions, strict=True)))
-            rewards = [grade.reward for grade in grades]
-            graded = _answer_scores(grades, completions) | self._pass_scores(self.pool)
-            values |= _means(graded) | {
-                "eval/grader_errors": float(rewards.count(None)),
-                "eval/entropy": statistics.fmean(entropy for answer in answers for entropy in answer.entropies),
-            }
-            by_row |= _by_row(graded)
-            shown = list(zip(self.prompts, completions, rewards, strict=True))[:SAMPLES_SHOWN]
-            samples = [self._sample_record(*sample) for sample in shown]
-        lines = tuple(prompt.line for prompt in self.prompts)
-        return Evaluated(step=step, values=values, samples=tuple(samples), rows=RowResults(lines=lines, metrics=by_row))
+            share = replace(share, pairs=self.pairs.scores(self.policy, prompts))
+        if self.pool is None:
+            return share
+        grades = self._grade(self.pool, list(zip(prompts, completions, strict=True)))
+        passed = self._passed(self.pool, prompts)
+        return replace(share, answers=answers, completions=completions, grades=grades, passed=passed)
 
     def _sample(self, prompts: Sequence[Prompt], count: int, random: torch.Generator | None) -> list[list[Completion]]:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
+
+    def _generator(self, stream: int) -> torch.Generator:
+        """Returns random numbers that are the same at every step and differ between ranks."""
+        rank = self.ranks.rank
+        return generator(self.seed, stream, rank) if rank else generator(self.seed, stream)
 
     def _grade(self, pool: GraderPool, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
         answers = [
@@ -150,34 +193,40 @@ class Evaluator:
         ]
         return grade_answers(pool, self.prompts, answers, "held-out row")
 
-    def _pass_scores(self, pool: GraderPool) -> ByRow:
+    def _passed(self, pool: GraderPool, prompts: Sequence[Prompt]) -> list[int]:
+        """Samples `pass_samples` answers to each prompt and returns how many pass."""
         count = self.wanted.pass_samples
         if count == 0:
-            return {}
-        samples = self._sample(self.prompts, count, generator(self.seed, _PASS_STREAM))
-        flat = [(prompt, completion) for prompt, row in zip(self.prompts, samples, strict=True) for completion in row]
+            return []
+        samples = self._sample(prompts, count, self._generator(_PASS_STREAM))
+        flat = [(prompt, completion) for prompt, row in zip(prompts, samples, strict=True) for completion in row]
         passes = [grade.passed for grade in self._grade(pool, flat)]
-        passed = [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
+        return [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
+
+    def _pass_scores(self, passed: Sequence[int]) -> ByRow:
+        if not passed:
+            return {}
+        count = self.wanted.pass_samples
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
         return {f"eval/pass@{k}": [pass_at_k(count, number, k) for number in passed] for k in ks}
 
-    def _starting_answers(self) -> tuple[list[Completion], float]:
-        """Returns the starting policy's answers to the first prompts and its mean log p per token of them."""
+    def _starting_answers(self) -> tuple[list[Completion], list[_ScoredResponse]]:
+        """Returns the starting policy's answers to this rank's share of the first prompts, also scored by it."""
         if self._start is None:
-            prompts = self.prompts[:STARTING_SAMPLES]
+            prompts = self.ranks.share(self.prompts[:STARTING_SAMPLES])
             # A resumed run samples them again and gets the same: they depend on the seed and the starting policy only.
             with self.policy.starting():
-                completions = [row[0] for row in self._sample(prompts, 1, generator(self.seed, _STARTING_STREAM))]
-                scored = self._responses(completions)
+                completions = [row[0] for row in self._sample(prompts, 1, self._generator(_STARTING_STREAM))]
+                scored = self._responses(prompts, completions)
                 self._score([[response] for response in scored])
-            self._start = completions, _mean_logprob(scored)
+            self._start = completions, scored
         return self._start
 
-    def _responses(self, completions: Sequence[Completion]) -> list[_ScoredResponse]:
-        """Returns the completions of the first prompts, to be scored."""
+    def _responses(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[_ScoredResponse]:
+        """Returns the completions of the first of these prompts, to be scored."""
         return [
             _ScoredResponse(prompt.ids, completion.ids, self.sampling.temperature)
-            for prompt, completion in zip(self.prompts, completions, strict=False)
+            for prompt, completion in zip(prompts, completions, strict=False)
         ]
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Evaluation of held-out pairs: the loss, and how often and by how much the preferred answer has the higher reward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.training.model import Policy
@@ -23,22 +23,17 @@ class HeldOutPairs:
     file: str = HELD_OUT
     """The part of the reference that has the rows."""
 
-    def scores(self, policy: Policy, prompts: Sequence[Prompt]) -> ByRow:
-        """Returns `eval/loss`, `eval/rewards/*` and `eval/logps/*` of each row; None for a row without a pair.
-
-        Empty if no row has one.
-        """
+    def scores(self, policy: Policy, prompts: Sequence[Prompt]) -> list[Mapping[str, float]]:
+        """Returns `eval/loss`, `eval/rewards/*` and `eval/logps/*` of each row; none for a row without a pair."""
         paired = [prompt for prompt in prompts if prompt.pair is not None]
-        if not paired:
-            return {}
         scored = score_within_memory(policy, paired, self.budget)
         before = [self.reference.of(self.file, prompt) for prompt in paired]
-        by_line = dict(
-            zip(
-                (prompt.line for prompt in paired),
-                self.loss.held_out(list(zip(scored, before, strict=True))),
-                strict=True,
-            )
-        )
-        names = next(iter(by_line.values()))
-        return {name: [by_line.get(prompt.line, {}).get(name) for prompt in prompts] for name in names}
+        found = self.loss.held_out(list(zip(scored, before, strict=True)))
+        by_line = {prompt.line: metrics for prompt, metrics in zip(paired, found, strict=True)}
+        return [by_line.get(prompt.line, {}) for prompt in prompts]
+
+
+def metrics_by_row(rows: Sequence[Mapping[str, float]]) -> ByRow:
+    """Returns the values of each metric by row, None for a row without it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}

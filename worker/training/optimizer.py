@@ -97,10 +97,10 @@ class Updater:
         check_on_policy(groups, self.policy.version)
         # Divisors count the whole step, over all ranks and micro-batches. Dividing each micro-batch by its own tokens
         # instead would weigh a token by the batch it happened to fall into.
-        divisors = Divisors(*map(self.ranks.sum, self.loss.divisors(groups)))
-        tokens = self.ranks.sum(self.loss.tokens(groups))
         trained = [(group.prompt, kept) for group in groups if (kept := self.loss.trained(group))]
-        computed = self.ranks.sum(sum(len(member.ids) for _, members in trained for member in members))
+        own = sum(len(member.ids) for _, members in trained for member in members)
+        tokens, computed, *parts = self.ranks.sums(self.loss.tokens(groups), own, *self.loss.divisors(groups))
+        divisors = Divisors(*parts)
         if number == 0:
             self._begin(groups)
         self.optimizer.zero_grad(set_to_none=True)

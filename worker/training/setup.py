@@ -158,7 +158,7 @@ def _train(
             updater=updater,
             order=order,
             pool=pool,
-            held_out=_evaluators(spec, held_out, sampler, tokenizer, pool, pairs),
+            held_out=_evaluators(spec, held_out, sampler, tokenizer, pool, pairs, ranks),
             best_adapter=BestAdapter(
                 EarlyStopping(spec.settings.evaluation.patience),
                 metric="eval/reward" if spec.settings.grader else "eval/loss",
@@ -307,6 +307,7 @@ def _evaluators(
     tokenizer: ChatTokenizer,
     pool: GraderPool | None,
     pairs: HeldOutPairs | None,
+    ranks: Ranks,
 ) -> HeldOut:
     """Returns the evaluators of the held-out rows, if there are any."""
 
@@ -322,6 +323,7 @@ def _evaluators(
             seed=spec.seed,
             token_budget=TOKEN_BUDGET,
             pairs=pairs,
+            ranks=ranks,
         )
 
     if not held_out.reporting:

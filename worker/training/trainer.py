@@ -114,9 +114,9 @@ class Trainer:
         if self.step == 0 and (before := self._evaluate()):
             self._report_result()
             self.report(Metrics(step=0, values=before))
-        # Stop flags are summed over ranks, so that all ranks leave the loop at the same step. A rank that left alone
-        # would strand the others in their next collective.
-        while self.step < self.plan.total_steps and not self.ranks.sum(self.best_adapter.early_stopping.should_stop):
+        # All ranks leave the loop at the same step; one that left alone would strand the others in their next
+        # collective. So stop flags are summed over ranks. Early stopping depends on evaluations, which all ranks share.
+        while self.step < self.plan.total_steps and not self.best_adapter.early_stopping.should_stop:
             teacher_seconds = self._wait_for_teachers()
             if self.ranks.sum(self.stop.is_set()):
                 self._checkpoint({})
@@ -273,8 +273,8 @@ class Trainer:
         return self.ranks.share(prompts)
 
     def _evaluate(self) -> dict[str, float | None]:
-        """Evaluates on rank 0 and returns the values; empty on other ranks and without held-out rows."""
-        if self.ranks.rank != 0 or (evaluated := self.held_out.evaluate(self.step)) is None:
+        """Evaluates and returns the values; empty without held-out rows."""
+        if (evaluated := self.held_out.evaluate(self.step)) is None:
             return {}
         is_best = self.held_out.selects and self.best_adapter.take(evaluated, self.policy)
         self.report(evaluated.model_copy(update={"best": is_best, "rows": RowResults()}))
@@ -313,10 +313,10 @@ class Trainer:
             patience, name = self.best_adapter.early_stopping.patience, self.best_adapter.metric_name
             early = f"Stopped early at step {self.step}: {patience} evaluations without a better {name}"
             self.report(Message(message=early))
-        if self.ranks.rank != 0:
-            return
         self.best_adapter.restore(self.policy)
         self._report_result()
+        if self.ranks.rank != 0:
+            return
         adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec)
         prompts = self.held_out.prompts or self.order.prompts
         write_probe(adapter, self.policy, prompts, self.tokenizer.end_ids)

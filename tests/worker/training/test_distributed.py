@@ -13,7 +13,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from app.core.spec.reports import Failed, Finished, Metrics, TrainerExit
+from app.core.spec.reports import Evaluated, Failed, Finished, Metrics, TrainerExit
 from tests.forked import Program
 from tests.processes import command_line
 from tests.tiny_model import write_rows
@@ -25,7 +25,7 @@ from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, r
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
 from worker.training.batching import DataOrder
-from worker.training.distributed import Ranks
+from worker.training.distributed import Ranks, in_order
 from worker.training.model import Policy
 from worker.training.types import Prompt
 
@@ -34,6 +34,11 @@ def test_single_rank_does_not_communicate() -> None:
     ranks = Ranks()
     assert ranks.share([1, 2, 3]) == [1, 2, 3]
     assert (ranks.sum(5), ranks.gather("x")) == (5, ["x"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_joined_shares_are_in_order(size: int) -> None:
+    assert in_order([Ranks(rank, size).share(range(7)) for rank in range(size)]) == list(range(7))
 
 
 def test_shares_are_disjoint_and_complete() -> None:
@@ -110,7 +115,7 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
 
 
 @pytest.mark.slow
-def test_two_ranks_report_once_and_publish(job: Job) -> None:
+def test_two_ranks_report_once_and_evaluate_alike(job: Job) -> None:
     job.write()
     with trainer_process(two(job)) as process:
         out = process.output(240)
@@ -119,6 +124,13 @@ def test_two_ranks_report_once_and_publish(job: Job) -> None:
     assert [row.step for row in of_kind(reports, Metrics)] == list(range(STEPS + 1))
     assert len(of_kind(reports, Finished)) == 1
     assert (job.run_dir / "adapter" / "adapter_model.safetensors").is_file()
+    _, alone = job.sibling("alone").run(n_epochs=1)
+    shared, whole = (next(one for one in of_kind(found, Evaluated) if not one.is_result) for found in (reports, alone))
+    assert shared.rows.lines == whole.rows.lines
+    assert [sample["line"] for sample in shared.samples] == [sample["line"] for sample in whole.samples]
+    for name, scores in whole.rows.metrics.items():
+        assert shared.rows.metrics[name].values == pytest.approx(scores.values, abs=1e-6), name
+    assert shared.values == pytest.approx(whole.values, abs=1e-6)
 
 
 @pytest.mark.slow
