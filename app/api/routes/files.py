@@ -13,7 +13,7 @@ from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import MAX_ID, FileId
 from app.api.multipart import FILE_BODY, UploadedFile
 from app.api.pagination import After, Page, page
-from app.api.routes import file_conversion, file_preview, file_rows, grader_suggestion
+from app.api.routes import file_conversion, file_preview, file_rows, grader_suggestion, method_suggestion
 from app.api.schemas.files import FileDeleted, FileObject, FileReportObject
 from app.api.stored_files import AUDITED, add_file
 from app.auth.bearer import Caller
@@ -35,6 +35,7 @@ router.include_router(file_preview.router)
 router.include_router(file_rows.router)
 router.include_router(file_conversion.router)
 router.include_router(grader_suggestion.router)
+router.include_router(method_suggestion.router)
 
 
 @router.post("", openapi_extra=FILE_BODY, dependencies=[needs(Scope.files_write)])

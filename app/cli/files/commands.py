@@ -11,6 +11,7 @@ from app.cli.files.lint import lint
 from app.cli.files.preview import preview
 from app.cli.files.pull import pull
 from app.cli.files.suggest_grader import suggest_grader
+from app.cli.files.suggest_method import suggest_method
 from app.cli.files.upload import upload
 from app.cli.several import delete_each
 from app.cli.ui.confirmation import Yes
@@ -66,6 +67,7 @@ def report(
 
 app.command()(preview)
 app.command("suggest-grader")(suggest_grader)
+app.command("suggest-method")(suggest_method)
 app.command()(lint)
 app.command()(convert)
 app.command()(generate)

@@ -100,6 +100,8 @@ class LintReport(Frozen):
     """Distribution of the rewards of all graded answers."""
     worst: tuple[GradedAnswer, ...] = ()
     """The answers that could not be graded, then those with the lowest rewards; at most 10."""
+    several_valid: int = 0
+    """Graded rows with two or more different answers that pass the grader. Case and spaces make no difference."""
 
     @property
     def teaches_nothing(self) -> bool:

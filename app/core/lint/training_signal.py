@@ -78,10 +78,17 @@ class Tally:
         self._groups = {"contrast": 0, "same": 0, "few": 0}
         self._errors, self._warnings = _Issues(), _Issues()
         self._graded = GradedAnswers()
+        self._several_valid = 0
 
     def add(self, line: int, row: Row, answers: Answers, grades: Sequence[Grade]) -> None:
         """Add a row; `grades` are those of `answers.all()`."""
         given = list(grades)
+        passing = {
+            "".join(answer.text.split()).casefold()
+            for answer, grade in zip(answers.all(), grades, strict=True)
+            if grade.passed
+        }
+        self._several_valid += len(passing) > 1
         for place, (answer, grade) in enumerate(zip(answers.all(), grades, strict=True)):
             is_expert = place == 0 and answers.expert is not None
             self._graded.add(line, Source.expert if is_expert else Source.teacher, answer.text, grade)
@@ -154,6 +161,7 @@ class Tally:
             warning_count=self._warnings.count,
             rewards=self._graded.distribution(),
             worst=self._graded.worst(),
+            several_valid=self._several_valid,
         )
 
 

@@ -45,6 +45,10 @@ def test_lint_a_path_and_an_uploaded_file(grouptune: Run, tmp_path: Path) -> Non
     assert (suggested.returncode, json.loads(suggested.stdout)["reference"]) == (ExitCode.ok, "{{item.completion}}")
     assert "the demonstration is a number" in suggested.stderr
 
+    methods = grouptune("files", "suggest-method", file_id, "--json")
+    assert methods.returncode == ExitCode.ok, methods.stderr
+    assert json.loads(methods.stdout)["suggestions"][0]["method"] == "supervised"
+
     grader.write_text(json.dumps({"type": "math", "refrence": "x"}))
     for words, message in (
         (("--grader", grader), "grader.math.reference: Field required; grader.math.refrence"),
