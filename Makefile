@@ -118,6 +118,13 @@ chaos: setup ## Kill each component repeatedly and check that injected bugs are 
 soak: setup ## Load an installation, kill its processes, and check that nothing grows (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -m soak -q tests/soak $(ARGS)
 
+# `quick` takes about 20 minutes on two idle cores, `full` a night. A stopped run continues with the next `make evidence`.
+EVIDENCE ?= quick
+
+.PHONY: evidence
+evidence: setup ## Compare the methods on SmolLM2-135M and write docs/evidence.md (EVIDENCE=full)
+	@$(BIN)/python -m bench.evidence $(EVIDENCE) $(ARGS)
+
 # vLLM pins other versions than ours, so it has an environment of its own (VLLM_VENV=/somewhere/else): 3.5 GB, two minutes.
 # torchvision, torchaudio and torchcodec from PyPI do not fit the CPU build of torch.
 VLLM_VENV ?= .venv-vllm
