@@ -1,37 +1,26 @@
-"""Data-parallel training over ranks, one per GPU: each rank takes a share of a step's groups, gradients are summed.
-
-Rank 0 is the process that the runner started. It starts the other ranks itself, and they rendezvous over a file in the
-run directory, so no port is opened and no launcher stands between the runner and its trainer. The other ranks write
-their reports to files; rank 0 forwards the report of a rank that fails before it exits.
-"""
+"""Data-parallel training over ranks, one per GPU: each rank takes a share of a step's groups, gradients are summed."""
 
 import os
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Final, TextIO, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import distributed
 
-from app.core.spec.reports import TrainerExit
-from app.core.spec.subprocess_environment import PARENT_PID
+from app.core.spec.subprocess_environment import RANK
 from worker.training.out_of_memory import is_out_of_memory
 
-RANK: Final = "GROUPTUNE_RANK"
-_RENDEZVOUS: Final = "rendezvous"
 _TIMEOUT: Final = timedelta(hours=6)
-"""For collectives. Long, because the others wait while rank 0 waits for a teacher; `_exit_with` notices a dead rank at
+"""For collectives. Long, because the others wait while rank 0 waits for a teacher; the launcher notices a dead rank at
 once."""
 
-_EXIT_SECONDS: Final = 10.0
-"""Upper limit for rank 0 to notice that a rank ended; usually milliseconds after its connections close."""
+PEER_LOST: Final = 3
+"""Exit code of a rank that ended because another one had."""
+SECONDS_TO_END: Final = 10
+"""After one rank has failed, the others are killed this long after SIGTERM. On a GPU they may wait for it forever."""
 
 Item = TypeVar("Item")
 
@@ -53,6 +42,10 @@ class Ranks:
         Together the ranks take each item once.
         """
         return list(items[self.rank :: self.size])
+
+    def meet(self) -> None:
+        """Waits until all ranks are here. Raises `PeerLost`."""
+        self.gather(None)
 
     def sum(self, value: int) -> int:
         """Returns the sum over all ranks, on every rank."""
@@ -89,10 +82,6 @@ class Ranks:
         for parameter, summed_n in zip(parameters, flat_N.split([one.numel() for one in parameters]), strict=True):
             parameter.grad = summed_n.view_as(parameter)
 
-    def await_end(self) -> None:
-        """After `PeerLost`: waits for rank 0 to end all ranks, this one included."""
-        threading.Event().wait(_EXIT_SECONDS)
-
 
 def in_order(shares: Sequence[Sequence[Item]]) -> list[Item]:
     """Returns the items of all ranks, as `Ranks.share` took them, in their first order."""
@@ -110,51 +99,13 @@ def _collective() -> Iterator[None]:
         raise PeerLost(f"Another rank of the trainer has ended: {error}") from error
 
 
-def join(run_dir: Path, size: int, reports: TextIO) -> Ranks:
-    """Joins a process group of `size` ranks and returns it. Rank 0 also starts the other ranks.
-
-    If a rank dies, ranks that wait for it would hang, so rank 0 then ends the whole trainer: with the dead rank's own
-    report and exit code, or as a crash. The report goes to `reports`.
-    """
+def join(size: int) -> Ranks:
+    """Joins the process group of `size` ranks that `worker.training.launcher` started, and returns it."""
     if size == 1:
         return Ranks()
-    rank = int(os.environ.get(RANK, "0"))
-    if rank == 0:
-        (run_dir / _RENDEZVOUS).unlink(missing_ok=True)
-        for other in range(1, size):
-            _start(run_dir, other, reports)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-    distributed.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
-        init_method=f"file://{run_dir / _RENDEZVOUS}",
-        rank=rank,
-        world_size=size,
-        timeout=_TIMEOUT,
-    )
+    rank = int(os.environ[RANK])
+    is_on_gpu = torch.cuda.is_available()
+    if is_on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if is_on_gpu else "gloo", timeout=_TIMEOUT)
     return Ranks(rank, size)
-
-
-def _start(run_dir: Path, rank: int, reports: TextIO) -> None:
-    environment = os.environ | {RANK: str(rank), PARENT_PID: str(os.getpid())}
-    report_path = run_dir / f"rank-{rank}.jsonl"
-    # A file, not a pipe: a child of the rank that outlives it would keep a pipe open.
-    with report_path.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "worker.training", str(run_dir)], env=environment, stdout=out)
-    threading.Thread(
-        target=_exit_with, args=(process, rank, report_path, reports), name=f"rank-{rank}", daemon=True
-    ).start()
-
-
-def _exit_with(process: "subprocess.Popen[bytes]", rank: int, report_path: Path, reports: TextIO) -> None:
-    """Waits for a rank to end. If it failed, forwards its report and ends this process with its exit code."""
-    # Ranks succeed or stop on request together. Any other end strands the other ranks in a collective.
-    code = process.wait()
-    if code in (TrainerExit.succeeded, TrainerExit.stopped):
-        return
-    reports.write(report_path.read_text(encoding="utf-8"))
-    reports.flush()
-    ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    sys.stderr.write(f"Process {rank} of the trainer {ending}\n")
-    sys.stderr.flush()
-    os._exit(max(1, code))  # a killed rank has a negative code, which becomes 1: a crash

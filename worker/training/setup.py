@@ -30,7 +30,7 @@ from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.demonstrations import before_grading, passing
-from worker.training.distributed import PeerLost, Ranks, join
+from worker.training.distributed import PEER_LOST, SECONDS_TO_END, PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
@@ -54,14 +54,14 @@ from worker.training.types import JobFailure, Prompt
 WARNINGS_SHOWN = 3
 
 
-def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> TrainerExit:
+def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> int:
     """Runs the job of `run_dir`, writes its reports as JSON lines, and returns the exit code.
 
     `retry_policy` replaces those for requests to rollout servers, teachers and graders.
     """
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    ranks = join(run_dir, trainer_spec.processes, reports)
+    ranks = join(trainer_spec.processes)
     run_log.open_log()
 
     write_lock = threading.Lock()  # threads that fetch teacher answers report too
@@ -77,9 +77,10 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
         _train(trainer_spec, ranks, run_dir, write_report, stop, retry_policy)
     except Stopped:
         return TrainerExit.stopped
-    except PeerLost:
-        ranks.await_end()
-        raise
+    except PeerLost as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the trainer's log
+        stop.wait(SECONDS_TO_END)  # the launcher, which sees the first failure, ends this process
+        return PEER_LOST
     except JobFailure as failure:
         write_report(Failed(code=failure.code, message=str(failure), param=failure.param, rows=failure.rows))
         return TrainerExit(failure.exit_code)

@@ -120,6 +120,7 @@ class Trainer:
             teacher_seconds = self._wait_for_teachers()
             if self.ranks.sum(self.stop.is_set()):
                 self._checkpoint({})
+                self.ranks.meet()  # the launcher ends the others once one has ended
                 raise Stopped
             self._train_step(teacher_seconds)
         self._learning.check()

@@ -4,20 +4,20 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing import ProcessFailure
 
 from app.core.spec.reports import Evaluated, Failed, Finished, Metrics, TrainerExit
+from app.core.spec.subprocess_environment import RANK
 from tests.forked import Program
 from tests.processes import command_line
 from tests.tiny_model import write_rows
-from tests.waiting import all_end
+from tests.waiting import all_end, eventually
 from tests.worker.training import plain
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.rank_of_two import LOSSES
@@ -25,7 +25,8 @@ from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, r
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
 from worker.training.batching import DataOrder
-from worker.training.distributed import Ranks, in_order
+from worker.training.distributed import PEER_LOST, Ranks, in_order
+from worker.training.launcher import cause
 from worker.training.model import Policy
 from worker.training.types import Prompt
 
@@ -76,30 +77,26 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
             assert plain.distance(load_file(tmp_path / f"{name}-{rank}.safetensors"), expected) < 1e-6
 
 
+def failures(*codes: int) -> dict[int, ProcessFailure]:
+    """Failures of ranks 1, 0, 2 in the order in which the agent saw them."""
+    return {rank: ProcessFailure(rank, 1, code, "") for rank, code in zip((1, 0, 2), codes, strict=False)}
+
+
 @pytest.mark.parametrize(
-    ("ending", "code", "log"),
+    ("codes", "rank"),
     [
-        ("sys.exit(69)", 69, "ended with exit code 69"),
-        ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
+        ((65, PEER_LOST), 1),  # one rank has bad data
+        ((PEER_LOST, 65), 0),
+        ((65, 65), 0),  # both have; the first has reported it
+        ((-9, PEER_LOST, PEER_LOST), 1),  # the kernel killed one
+        ((PEER_LOST, -9), 0),
+        ((-9, 71), 0),  # the agent killed one that waited on a GPU
+        ((-9, PEER_LOST, -9), 1),
+        ((75, 75), 0),
     ],
 )
-@pytest.mark.slow
-def test_rank_0_exits_with_the_failed_ranks_code(ending: str, code: int, log: str, tmp_path: Path) -> None:
-    report_path = tmp_path / "report"
-    rank = f"import os, sys; print('its report', flush=True); {ending}"
-    watcher = f"""
-import pathlib, subprocess, sys
-from worker.training.distributed import _exit_with
-report_path = pathlib.Path({str(report_path)!r})
-with report_path.open("wb") as out:
-    process = subprocess.Popen([sys.executable, "-c", {rank!r}], stdout=out)
-_exit_with(process, 3, report_path, sys.stdout)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", watcher], cwd=REPOSITORY, timeout=240, check=False, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (code, "its report\n")
-    assert done.stderr == f"Process 3 of the trainer {log}\n"
+def test_cause_is_the_rank_that_failed_first(codes: tuple[int, ...], rank: int) -> None:
+    assert cause(failures(*codes)) == (rank, failures(*codes)[rank])
 
 
 def two(job: Job) -> Job:
@@ -139,7 +136,9 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
     with trainer_process(two(job)) as process:
         read_until(process, Metrics, 1)
         family = psutil.Process(process.pid).children(recursive=True)
-        [other] = [child for child in family if "worker.training" in command_line(child)]
+        [other] = [
+            child for child in family if "worker.training" in command_line(child) and child.environ()[RANK] == "1"
+        ]
         other.kill()
         assert process.wait(240) == 1
         assert all_end(family, 10)
@@ -152,6 +151,18 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
         read_until(process, Metrics, 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(240) == TrainerExit.stopped
+
+
+@pytest.mark.slow
+def test_stop_reaches_ranks_that_have_just_started(job: Job) -> None:
+    job.write(n_epochs=50)
+    with trainer_process(two(job)) as process:
+        launcher = psutil.Process(process.pid)
+        eventually(launcher.children)
+        process.send_signal(signal.SIGTERM)
+        out = process.output(240)
+    assert process.returncode == TrainerExit.stopped, (job.run_dir / "trainer.log").read_text()
+    assert [row.step for row in of_kind(parse(out), Metrics)] == [0]
 
 
 def rows_of(rank: int, job: Job) -> set[int]:
