@@ -21,7 +21,7 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import PlannedJob
 from app.core.files.uploads import ReceivedFile
-from app.core.jobs import attempts, estimation, outcomes, queries, results
+from app.core.jobs import attempts, controls, estimation, outcomes, queries, results
 from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, StopRequest
@@ -217,7 +217,9 @@ class Runner:
         files = estimation.JobFiles(inputs.training, inputs.validation, inputs.test)
         models_dir = self._settings.models_dir
         spec, share = self._claim.spec, inputs.passing_share
-        self._planned_job = planned = estimation.try_plan(self._store, spec, base_model, files, models_dir, share)
+        self._planned_job = planned = estimation.try_plan(
+            self._store, spec, base_model, files, models_dir, share, inputs.budget_of
+        )
         if planned is not None:
             self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, own_hardware()))
 
@@ -251,6 +253,7 @@ class Runner:
                 None if job.demonstrations is None else GradedDemonstrations.model_validate(job.demonstrations),
                 tuple(job.rejected_lines or ()),
                 estimation.passing_share(job) if self._claim.spec.grades_demonstrations else None,
+                controls.budget_of(session, job),
             )
 
     def _train(self) -> tuple[int, TrainerOutcome]:

@@ -19,7 +19,7 @@ from app.core.models import registry
 from app.core.models.hub_source import hub_source
 from app.core.settings import Settings
 from app.core.spec.demonstrations import GradedDemonstrations
-from app.core.spec.job import TrainerSpec
+from app.core.spec.job import JobSpec, TrainerSpec
 from app.core.storage.blobs import BlobCorrupt, BlobMissing, BlobStore
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,8 @@ class Inputs:
     """Lines whose demonstration earlier attempts have rejected."""
     passing_share: float | None = None
     """Share of the demonstrations that pass the grader, if only those are trained and it is known."""
+    budget_of: JobSpec | None = None
+    """The job that decides the budget, of a control."""
 
 
 class Workspace:
@@ -97,6 +99,7 @@ class Workspace:
             demonstrations=inputs.demonstrations,
             rejected_lines=inputs.rejected_lines,
             resume_from=str(resume_from) if resume_from else None,
+            budget_of=inputs.budget_of,
             threads=settings.trainer_threads,
             processes=settings.trainer_processes,
             rollout_url=settings.rollout_url,

@@ -1,6 +1,6 @@
 """Checks the rows of small files while clients wait, within a time budget."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -13,14 +13,16 @@ from app.core.chat import row_check, tokenizer
 from app.core.chat.tokenizer import UnusableTokenizer
 from app.core.db import Database
 from app.core.deadline import Deadline
+from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation_report import FileReport
-from app.core.jobs import row_checks
+from app.core.jobs import control_requests, row_checks
 from app.core.jobs.row_checks import CheckError, CheckRequest, CheckResult
 from app.core.jobs.submission import JobRequest, Notice, ValidatedJob
 from app.core.models import registry
 from app.core.models.registry import BaseModel
+from app.core.spec.control import control_spec
 from app.core.spec.rows import RowError, read_rows
 from app.core.storage.blobs import BlobStore
 
@@ -40,6 +42,16 @@ class CheckedRows:
     """By parameter, of validated files; None for a check that a worker has to make."""
     notices: tuple[Notice, ...] = ()
     """What was not checked, and why."""
+
+
+@dataclass(frozen=True)
+class CheckedControl:
+    """The checks of a control's rows."""
+
+    requests: dict[str, CheckRequest] = field(default_factory=dict)
+    """By parameter, as in `CheckedRows`."""
+    problems: tuple[InvalidRequest, ...] = ()
+    """Why the control cannot use the files, as problems of the field `control`."""
 
 
 class RowChecker:
@@ -69,6 +81,18 @@ class RowChecker:
                 known = await self._slow.rendering.run_if_free(request, project_id, work)
             results[param] = known
         return CheckedRows(requests, results)
+
+    async def of_control(
+        self, request: Request, project_id: str, job: JobRequest, validated: ValidatedJob
+    ) -> CheckedControl:
+        """Find or make the checks of the control of a job without problems, as `of_job`. None without a control."""
+        if validated.spec.control is None:
+            return CheckedControl()
+        spec = control_spec(validated.spec)
+        checked = await self.of_job(request, project_id, replace(job, spec=spec), replace(validated, spec=spec))
+        found = row_checks.problems(spec, checked.results)
+        problems = tuple(control_requests.as_problem(validated.spec, problem) for problem in found)
+        return CheckedControl(checked.requests, problems)
 
     def _find(self, project_id: str, file_id: str, check: CheckRequest) -> tuple[File | None, CheckResult | None]:
         """Return the file and its stored check."""

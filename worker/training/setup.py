@@ -23,7 +23,7 @@ from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
 from app.core.plurals import plural
 from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType, PreferenceMethod, TrainerSpec
-from app.core.spec.plan import TOKEN_BUDGET, resolve
+from app.core.spec.plan import TOKEN_BUDGET
 from app.core.spec.reports import Failed, Message, Report, TrainerExit, TrainingPath
 from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
 from worker.training import run_log
@@ -40,6 +40,7 @@ from worker.training.held_out_rows import HeldOutRows, assign
 from worker.training.interfaces import Reporter, RolloutEngine, StopFlag
 from worker.training.model import Policy, load_policy, pick_device
 from worker.training.optimizer import Updater, new_optimizer
+from worker.training.planning import plan_run
 from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
 from worker.training.reference import TEST, Reference
@@ -130,7 +131,7 @@ def _train(
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
     _report_path(policy, wanted.lora, report)
-    plan = resolve(spec, rows=len(prompts), parameters=policy.active_parameters)
+    plan = plan_run(trainer_spec, prompts, tokenizer, policy.active_parameters)
     held_out = assign(validation, test, plan.eval_samples)
     if trainer_spec.resume_from is None and (use := held_out.message()) is not None:
         report(use)

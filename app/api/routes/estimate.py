@@ -4,14 +4,15 @@ from fastapi import APIRouter, Request
 
 from app.api.deps import Config, Db, JobLimits, Lints, Slow, Store
 from app.api.schemas.create_job import CreateJob
-from app.api.schemas.estimates import EstimateObject
+from app.api.schemas.estimates import ControlEstimate, EstimateObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
-from app.core.jobs import estimation, submission
+from app.core.jobs import control_requests, estimation
 from app.core.lint.run import BEFORE_ACCEPTING
+from app.core.spec.control import control_spec
 
 router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
 
@@ -44,7 +45,7 @@ async def estimate_job(
 
     def estimate(_deadline: Deadline) -> EstimateObject:
         with database.transaction() as session:
-            validated = submission.validate_request(session, caller.project_id, wanted, limits)
+            validated = control_requests.validate_request(session, caller.project_id, wanted, limits)
             base_model = validated.base_model
             if validated.problems or base_model is None:
                 raise body.as_sent(validated.problems[0])
@@ -52,8 +53,17 @@ async def estimate_job(
         validated = validated.resolve_start(store)
         if validated.problems:
             raise body.as_sent(validated.problems[0])
-        workload = estimation.plan_job(store, validated.spec, base_model, files, settings.models_dir, share)
+        spec = validated.spec
+        workload = estimation.plan_job(store, spec, base_model, files, settings.models_dir, share)
+        control = None
+        if spec.control is not None:
+            own = control_spec(spec)
+            control = estimation.plan_job(store, own, base_model, files, settings.models_dir, share, budget_of=spec)
         with database.reading() as session:
-            return EstimateObject.of(estimation.on_workers(session, workload, settings.lease_seconds))
+            found = estimation.on_workers(session, workload, settings.lease_seconds)
+            first = None if control is None else estimation.on_workers(session, control, settings.lease_seconds)
+        if spec.control is None or first is None:
+            return EstimateObject.of(found)
+        return EstimateObject.of(found, ControlEstimate.of(spec.control, first))
 
     return await slow.rendering.run(request, caller.project_id, estimate)

@@ -26,8 +26,9 @@ from app.core.files.validation import MAX_FILE_BYTES
 from app.core.models import registry
 from app.core.models.adapters import starting_point
 from app.core.settings import Settings
-from app.core.spec.job import Hyperparameters, TemplateVariables
+from app.core.spec.job import Hyperparameters
 from app.core.spec.json_lines import Line
+from app.core.spec.template_variables import TemplateVariables
 
 DEFAULT_MAX_LENGTH: Final = Hyperparameters().max_length
 MAX_PAGE_BYTES: Final = 200_000

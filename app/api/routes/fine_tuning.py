@@ -1,6 +1,7 @@
 """`/v1/fine_tuning/jobs`: create, list, retrieve, change, cancel, pause, resume and delete jobs."""
 
 from dataclasses import replace
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
@@ -29,13 +30,13 @@ from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.core.jobs import (
     checkpoints,
+    control_requests,
     deletion,
     estimation,
     lifecycle,
     queries,
     quotas,
     row_checks,
-    submission,
 )
 from app.core.jobs.queries import JobOrder
 from app.core.jobs.state_machine import JobStatus
@@ -71,14 +72,17 @@ async def create_job(
         raise body.as_sent(problem) from None
     validated = await run_in_threadpool(_validate, caller, body, wanted, database, store, limits)
     checked = await rows.of_job(request, caller.project_id, wanted, validated)
-    if (lost := next(row_checks.problems(validated.spec, checked.results), None)) is not None:
+    of_control = await rows.of_control(request, caller.project_id, wanted, validated)
+    problems = chain(row_checks.problems(validated.spec, checked.results), of_control.problems)
+    if (lost := next(problems, None)) is not None:
         raise body.as_sent(lost)
 
-    def create() -> tuple[Job, JobObject]:
+    def create() -> tuple[Job, str | None, JobObject]:
         with database.transaction() as session:
             _validated(session, caller, body, replace(wanted, spec=validated.spec), limits)
             quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
-            quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs)
+            adding = 1 if validated.spec.control is None else 2
+            quotas.check_queued_jobs(session, caller.project_id, caller.limits.queued_jobs, adding)
             job = lifecycle.create(
                 session,
                 caller.actor,
@@ -90,16 +94,20 @@ async def create_job(
                 has_signal=has_signal,
                 notices=(*wanted.notices, *checked.notices),
                 checks=checked.requests,
+                control_checks=of_control.requests,
             )
-            return job, JobObject.of(queries.job_details(session, job), strict=strict)
+            details = queries.job_details(session, job)
+            control_id = None if details.control is None else details.control.id
+            return job, control_id, JobObject.of(details, strict=strict)
 
-    job, answer = await run_in_threadpool(create)
+    job, control_id, answer = await run_in_threadpool(create)
     notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
     if job.lint_due:
         notifier.add(broker.notify_linting)
 
     def note(_deadline: Deadline) -> None:
-        estimation.note(database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job.id)
+        for job_id in filter(None, (job.id, control_id)):
+            estimation.note(database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job_id)
 
     tasks.add_task(slow.rendering.run_later, caller.project_id, note)
     return answer
@@ -125,7 +133,7 @@ def _validate(
 def _validated(
     session: Any, caller: Principal, body: CreateJob, wanted: JobRequest, limits: SubmissionLimits
 ) -> ValidatedJob:
-    validated = submission.validate_request(session, caller.project_id, wanted, limits)
+    validated = control_requests.validate_request(session, caller.project_id, wanted, limits)
     if validated.problems:
         raise body.as_sent(validated.problems[0])
     return validated
@@ -234,6 +242,8 @@ def cancel_job(caller: Caller, job_id: JobId, database: Db, notifier: Notifier, 
     """Cancel a job that is not finished. A running job stops within seconds."""
     answer = _change_job(lifecycle.cancel, caller, job_id, database, strict=strict)
     notifier.add(broker.notify_webhooks)
+    if answer.control_of is not None:
+        notifier.add(broker.notify_training)  # the job that waited for this control can start
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -9,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from app.api.deps import Config, Db, JobLimits, Lints, RowChecks, Store
-from app.api.row_checker import CheckedRows
+from app.api.row_checker import CheckedControl, CheckedRows
 from app.api.schemas.create_job import CreateJob
 from app.api.schemas.jobs import RowUse
 from app.api.schemas.validate_job import JobPlan, Validation, ValidationProblem
@@ -21,7 +22,7 @@ from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
 from app.core.files.validation_report import FileReport
-from app.core.jobs import lint_queue, row_checks, submission
+from app.core.jobs import control_requests, lint_queue, row_checks
 from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits, ValidatedJob, find_overlaps
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
@@ -51,7 +52,8 @@ async def validate_job(
         return found
     checked = await rows.of_job(request, caller.project_id, found.request, found.validated)
     lint = await lints.of_job(request, caller.project_id, found.validated.spec, found.job.training_file)
-    return await run_in_threadpool(_result, found, checked, lint, settings)
+    of_control = await rows.of_control(request, caller.project_id, found.request, found.validated)
+    return await run_in_threadpool(_result, found, checked, of_control, lint, settings)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _check(
         return Validation(valid=False, errors=problems, plan=None)
     request = job.to_request()
     with database.transaction() as session:
-        validated = submission.validate_request(session, project_id, request, limits)
+        validated = control_requests.validate_request(session, project_id, request, limits)
         if validated.problems:
             problems = [_problem(job.as_sent(problem)) for problem in validated.problems]
             return Validation(valid=False, errors=problems, plan=None)
@@ -100,12 +102,15 @@ def _report(session: Any, project_id: str, file_id: str | None) -> FileReport | 
     return None if file is None or file.report is None else FileReport.model_validate(file.report)
 
 
-def _result(found: _ValidJob, checked: CheckedRows, lint: LintReport | None, settings: Settings) -> Validation:
+def _result(
+    found: _ValidJob, checked: CheckedRows, of_control: CheckedControl, lint: LintReport | None, settings: Settings
+) -> Validation:
     job, validated = found.job, found.validated
     use = {name: RowUse.model_validate(one) for name, one in row_checks.shown(checked.results).items()}
     share = lint.passing_share if lint is not None and validated.spec.grades_demonstrations else None
     plan = _plan(validated, *found.reports, use, settings, share)
-    problems = [_problem(job.as_sent(problem)) for problem in row_checks.problems(validated.spec, checked.results)]
+    lost = chain(row_checks.problems(validated.spec, checked.results), of_control.problems)
+    problems = [_problem(job.as_sent(problem)) for problem in lost]
     problems += [] if lint is None else _no_contrast(job, validated, lint)
     notices = (*found.request.notices, *checked.notices, *row_checks.warnings(checked.results))
     warnings = [ValidationProblem(**vars(notice)) for notice in notices]

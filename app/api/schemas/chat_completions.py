@@ -22,7 +22,7 @@ from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules
 from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
-from app.core.spec.job import TemplateVariables
+from app.core.spec.template_variables import TemplateVariables
 
 MAX_CHOICES: Final = 16
 MAX_TOOLS: Final = 128

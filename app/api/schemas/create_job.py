@@ -29,8 +29,8 @@ from app.core.spec.job import (
     GroupMix,
     JobSpec,
     MethodType,
-    TemplateVariables,
 )
+from app.core.spec.template_variables import TemplateVariables
 
 _UNSET: Final = (None, "auto")
 MAX_SEED: Final = 2_147_483_647
@@ -126,10 +126,18 @@ class CreateJob(Frozen):
         Field(
             max_length=MAX_GATES,
             description="Conditions on the held-out results that must hold for the job to succeed, such as "
-            "`eval/accuracy >= 0.8` or `eval/reward no worse than alias prod by 0.01`. The "
+            "`eval/accuracy >= 0.8`, `eval/reward no worse than alias prod by 0.01` or `vs control >= 0`. The "
             "method may contain them instead. See docs/gates.md.",
         ),
     ] = ()
+    control: Annotated[
+        MethodType | None,
+        Field(
+            description="Another method. A second job trains with it first, on the same rows with the same seed and "
+            "budget, and the job ends with the paired difference on the held-out rows. Requires a `validation_file` "
+            "and a grader. See docs/method.md."
+        ),
+    ] = None
     alias: Annotated[
         AliasName | None,
         Field(
@@ -228,6 +236,7 @@ class CreateJob(Frozen):
             suffix=self.suffix,
             metadata=self.metadata,
             gates=self.gates,
+            control=self.control,
             alias=self.alias,
             chat_template_kwargs=self.chat_template_kwargs,
             integrations=self.integrations or (),

@@ -7,6 +7,7 @@ from pydantic import Field
 from app.core.estimates.estimate import Estimate, Range
 from app.core.estimates.worker_fit import Forecast, MemoryFit, OnWorker
 from app.core.spec.described import Described
+from app.core.spec.job import MethodType
 
 
 class WorkerEstimate(Described):
@@ -37,6 +38,22 @@ class WorkerEstimate(Described):
         )
 
 
+class ControlEstimate(Described):
+    """The estimate of a job's control, which trains before the job."""
+
+    method: MethodType
+    """The method of the control."""
+    steps: int
+    """Number of optimiser steps, that of the job."""
+    seconds: Range | None
+    """From the best worker's claim to the end, in addition to the job's; null without a worker."""
+
+    @classmethod
+    def of(cls, method: MethodType, forecast: Forecast) -> "ControlEstimate":
+        """Return the wire form."""
+        return cls(method=method, steps=forecast.estimate.steps, seconds=forecast.estimate.seconds)
+
+
 class EstimateObject(Estimate):
     """The estimate of a job on the available workers; the best worker comes first."""
 
@@ -46,15 +63,19 @@ class EstimateObject(Estimate):
     """Explains the verdict in one sentence."""
     workers: list[WorkerEstimate]
     """The estimate for each training worker; the best one comes first."""
+    control: ControlEstimate | None = Field(
+        default=None, description="The control, whose time comes on top: `seconds` is that of the job alone."
+    )
 
     @classmethod
-    def of(cls, forecast: Forecast) -> "EstimateObject":
-        """Return the wire form."""
+    def of(cls, forecast: Forecast, control: ControlEstimate | None = None) -> "EstimateObject":
+        """Return the wire form of the forecast of a job, with the estimate of its control."""
         return cls.model_validate(
             {
                 **dict(forecast.estimate),
                 "verdict": forecast.verdict,
                 "reason": forecast.reason,
                 "workers": [WorkerEstimate.of(item) for item in forecast.workers],
+                "control": control,
             }
         )

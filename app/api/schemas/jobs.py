@@ -7,7 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.api.pagination import Item
-from app.api.schemas.job_results import ComparisonObject, GateVerdict, shown_evaluation, shown_gates
+from app.api.schemas.job_results import (
+    ComparisonObject,
+    ControlObject,
+    GateVerdict,
+    shown_control,
+    shown_evaluation,
+    shown_gates,
+)
 from app.api.schemas.strict_graders import as_openai
 from app.core import ids
 from app.core.estimates.estimate import Estimate
@@ -115,7 +122,9 @@ class JobObject(Item):
     """The `suffix` of the request."""
     progress: Progress
     """How far training has come."""
-    queue_position: int | None = Field(description="1 for the job that starts next; null unless queued.")
+    queue_position: int | None = Field(
+        description="1 for the job that starts next; null unless queued, and while the job waits for its control."
+    )
     priority: int = Field(
         description="Jobs with a higher priority start first and may preempt a running job with a lower one."
     )
@@ -134,6 +143,10 @@ class JobObject(Item):
     comparison: ComparisonObject | None = Field(
         description="The numbers behind the verdict; null until training is finished."
     )
+    control: ControlObject | None = Field(
+        description="A job with another method on the same rows that this job is compared with; null without one."
+    )
+    control_of: str | None = Field(description="The job whose control this job is; null for all other jobs.")
     gates: list[GateVerdict] = Field(
         description="Conditions on the held-out results that must hold for the job to succeed."
     )
@@ -204,6 +217,8 @@ class JobObject(Item):
             evaluation=shown_evaluation(job.evaluation, samples),
             verdict=None if job.verdict is None else Verdict(job.verdict),
             comparison=None if job.comparison is None else ComparisonObject.model_validate(job.comparison),
+            control=shown_control(job, spec, details.control),
+            control_of=job.control_of,
             gates=shown_gates(job, spec),
             alias=spec.alias,
             chat_template_kwargs=spec.chat_template_kwargs,

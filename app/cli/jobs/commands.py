@@ -87,6 +87,8 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
         ("finished", moment(job["finished_at"]) if job["finished_at"] else None),
         ("estimated", estimated_cost(job)),
         ("took", measured_cost(job)),
+        ("control", held_out.control(job)),
+        ("control of", job.get("control_of")),
         ("verdict", held_out.reason(job)),
         ("held-out accuracy", held_out.before_and_after(job, "eval/accuracy")),
         ("held-out reward", held_out.before_and_after(job, "eval/reward")),

@@ -9,6 +9,7 @@ from app.cli.connection import connect
 from app.cli.jobs import job_file
 from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
+    Control,
     Demonstrations,
     GraderOption,
     JobFile,
@@ -38,6 +39,7 @@ def create(
     validation_file: ValidationFile = None,
     test_file: TestFile = None,
     grader: GraderOption = None,
+    control: Control = None,
     suffix: Suffix = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
@@ -81,6 +83,7 @@ def create(
         training_file=training_file,
         validation_file=validation_file,
         test_file=test_file,
+        control=control,
         suffix=suffix,
         demonstrations=demonstrations,
         settings=settings,

@@ -7,6 +7,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
+    Control,
     Demonstrations,
     GraderOption,
     JobFile,
@@ -34,6 +35,7 @@ def estimate_job(
     validation_file: ValidationFile = None,
     test_file: TestFile = None,
     grader: GraderOption = None,
+    control: Control = None,
     suffix: Suffix = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
@@ -49,6 +51,7 @@ def estimate_job(
         training_file=training_file,
         validation_file=validation_file,
         test_file=test_file,
+        control=control,
         suffix=suffix,
         demonstrations=demonstrations,
         settings=settings,
@@ -95,6 +98,7 @@ def _show(estimate: Json) -> None:
     rows = [
         ("device", estimate["device"]),
         ("time", _range(estimate["seconds"], clock)),
+        ("control before it", _of_control(estimate)),
         *((f"  {part}", clock(seconds)) for part, seconds in parts.items()),
         ("peak memory", _range(estimate["peak_memory_bytes"], human_bytes)),
         ("steps", f"{estimate['steps']:,}"),
@@ -109,6 +113,14 @@ def _show(estimate: Json) -> None:
         ("verdict", f"{estimate['verdict'].replace('_', ' ')}. {estimate['reason']}"),
     ]
     write_table(("quantity", "estimate"), [row for row in rows if row[1] is not None], empty="")
+
+
+def _of_control(estimate: Json) -> str | None:
+    """Format the method and the time of the control, which come on top of the job's."""
+    control = estimate.get("control")  # servers of earlier versions send none
+    if control is None:
+        return None
+    return ": ".join(filter(None, (control["method"], _range(control["seconds"], clock))))
 
 
 def _range(value: Json | None, form: Callable[[float], str]) -> str | None:

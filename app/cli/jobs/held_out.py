@@ -27,6 +27,17 @@ def reason(job: Json) -> str | None:
     return (job.get("comparison") or {}).get("reason")
 
 
+def control(job: Json) -> str | None:
+    """Return the comparison with the control in words, or what the control does until then; None without a control."""
+    found = job.get("control")  # servers of earlier versions send none
+    if found is None:
+        return None
+    if found["reason"] is not None:
+        return str(found["reason"])
+    name = "deleted" if found["job_id"] is None else f"{found['job_id']}, {found['status'].replace('_', ' ')}"
+    return f"{found['method']} ({name})"
+
+
 def result(job: Json, when: str) -> dict[str, Any]:
     """Return the result `before` or `after` training; empty without one."""
     return (job["evaluation"] or {}).get(when) or {}

@@ -44,6 +44,14 @@ TestFile = Annotated[
         help="Path or id of a file with held-out rows that report instead of half of those.",
     ),
 ]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        "--control",
+        metavar="METHOD",
+        help="Train with this method first, on the same rows, and compare on the held-out rows.",
+    ),
+]
 Suffix = Annotated[
     str | None, typer.Option("--suffix", metavar="NAME", help="Name, a part of the trained model's name.")
 ]
@@ -70,6 +78,7 @@ def job_of(
     training_file: str | None,
     validation_file: str | None,
     test_file: str | None,
+    control: str | None,
     suffix: str | None,
     demonstrations: str | None,
     settings: list[str] | None,
@@ -81,7 +90,8 @@ def job_of(
     if file is None and training_file is None:
         raise typer.BadParameter("Describe the job in a file (-f job.yaml), or with --model and --training-file.")
     body: dict[str, Any] = {} if file is None else job_file.read(file)
-    body |= {name: value for name, value in (("model", model), ("suffix", suffix)) if value is not None}
+    named = {"model": model, "control": control, "suffix": suffix}
+    body |= {name: value for name, value in named.items() if value is not None}
     body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
     chosen = [] if demonstrations is None else [f"demonstrations={demonstrations}"]
     body = job_file.with_settings(body, [*chosen, *(settings or [])])

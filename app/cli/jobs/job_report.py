@@ -43,6 +43,7 @@ class JobReport:
         rows = {
             "Status": held_out.status(job),
             "Verdict": held_out.reason(job),
+            "Control": held_out.control(job),
             "Job": f"`{job['id']}`",
             "Base model": job["model"],
             "Model": job["fine_tuned_model"],

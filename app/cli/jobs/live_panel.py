@@ -19,6 +19,7 @@ from app.cli.jobs.watcher import Snapshot
 from app.cli.ui.console import err
 from app.cli.ui.formatting import clock, time_of_day
 from app.client import Json
+from app.core.jobs.state_machine import TERMINAL
 
 REWARDS: Final = {
     "expert": "gft/expert/reward",
@@ -99,6 +100,9 @@ class LivePanel:
             return "starting"
         position, phase = self.job.get("queue_position"), self.job["progress"].get("phase")
         suffix = f", number {position} in the queue" if position and position > 1 else ""
+        control = (self.job.get("control") or {}).get("status")
+        if self.job["status"] == "queued" and control is not None and control not in TERMINAL:
+            suffix = f", waits for its control ({control.replace('_', ' ')})"
         if phase not in (None, "training"):  # steps show that a job trains
             suffix = f", {phase.replace('_', ' ')}"
         return str(self.job["status"]).replace("_", " ") + suffix

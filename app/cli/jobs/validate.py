@@ -5,6 +5,7 @@ import typer
 from app.cli.connection import connect
 from app.cli.jobs.data_files import RefusedJob, with_stored_files
 from app.cli.jobs.job_options import (
+    Control,
     Demonstrations,
     GraderOption,
     JobFile,
@@ -31,6 +32,7 @@ def validate_job(
     validation_file: ValidationFile = None,
     test_file: TestFile = None,
     grader: GraderOption = None,
+    control: Control = None,
     suffix: Suffix = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
@@ -46,6 +48,7 @@ def validate_job(
         training_file=training_file,
         validation_file=validation_file,
         test_file=test_file,
+        control=control,
         suffix=suffix,
         demonstrations=demonstrations,
         settings=settings,

@@ -105,6 +105,8 @@ def _print_end(job: Json) -> None:
             err.print(f"[bold red]{held_out.WORSE}[/bold red]")
             github.annotate_step(held_out.WORSE.rstrip("."), reason)
         note(reason if (verdict := held_out.verdict_of(job)) is None else f"Verdict {verdict}: {reason}")
+    if (job.get("control") or {}).get("reason") is not None:
+        note(f"Control: {job['control']['reason']}")
     for gate in job["gates"]:
         result = gate["gate"] + (f" ({gate['reason']})" if gate["reason"] else "")
         note(f"Gate {VERDICTS[gate['passed']]}: {result}")

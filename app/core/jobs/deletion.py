@@ -5,7 +5,7 @@ It belongs to jobs, not to files or models: `core.files` and `core.models` do no
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.accounts import audit
@@ -106,8 +106,9 @@ _PARTS: Final = (Checkpoint, RemovedCheckpoint, Group, Metric, MetricRollup, Job
 def delete_job(session: Session, actor: Actor, job_id: str) -> Job:
     """Delete the rows of a job, its checkpoints and its result files; delete its blobs (`blobs_of`) after the commit.
 
-    Raises `NotFound`, and `InvalidRequest` for a job that is unfinished, whose published model still exists, or one of
-    whose checkpoints is in use (see `delete_model`).
+    Its control stays, as a job of its own. Raises `NotFound`, and `InvalidRequest` for a job that is unfinished, that
+    is the control of an unfinished job, whose published model still exists, or one of whose checkpoints is in use (see
+    `delete_model`).
     """
     project_id = actor.project_id
     job = job_of_project(session, project_id, job_id, lock=True)
@@ -115,6 +116,11 @@ def delete_job(session: Session, actor: Actor, job_id: str) -> Job:
         raise InvalidRequest(
             f"Job {job_id} is {job.status}. Cancel it or wait for it to finish first.", code="job_in_use"
         )
+    compared = select(Job.id).where(Job.id == job.control_of, Job.status.not_in(TERMINAL))
+    if job.control_of is not None and (compared_id := session.scalar(compared)) is not None:
+        message = f"Job {job_id} is the control of {compared_id}, which is unfinished and will be compared with it."
+        raise InvalidRequest(f"{message} Wait for that job to finish first.", code="job_in_use")
+    session.execute(update(Job).where(Job.control_of == job_id).values(control_of=None))
     for name, step in session.execute(select(TrainedModel.id, TrainedModel.step).where(TrainedModel.job_id == job_id)):
         if step is None:
             message = f"The job {job_id} published the model '{name}', which still exists. Delete that model first."

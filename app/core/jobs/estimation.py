@@ -23,7 +23,7 @@ from app.core.estimates.workload import Data
 from app.core.files.reading import sample_rows
 from app.core.files.tables import File
 from app.core.files.validation_report import FileReport
-from app.core.jobs import stored_specs
+from app.core.jobs import controls, stored_specs
 from app.core.jobs.leases import Claim, update_owned
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job, JobAttempt
@@ -78,11 +78,12 @@ def plan_job(
     files: JobFiles,
     models_dir: Path,
     passing_share: float | None = None,
+    budget_of: JobSpec | None = None,
 ) -> PlannedJob:
     """Collect the inputs of an estimate. It reads files, so call it outside of transactions.
 
     `passing_share` is that of the demonstrations, for a job that trains only those that pass its grader; None while it
-    is not known. Then all of them count.
+    is not known. Then all of them count. `budget_of` is the job that decides the budget of a control.
 
     Raises `FilesNotProcessed` before the files are validated, and `InvalidRequest` for a model of unknown size or a
     deleted file.
@@ -91,16 +92,15 @@ def plan_job(
     held_out, test = (0 if file is None else _report(file).rows for file in (files.validation, files.test))
     model = registry.resolve(base_model, models_dir)
     shape = _shape(model)
-    rows, answered = training.rows, float(_rows_with_answers(training, spec))
-    if spec.grades_demonstrations:
-        answered *= 1.0 if passing_share is None else passing_share
-        if isinstance(spec.settings, ImitationMethod):  # the other rows are left out
-            rows = max(1, round(answered))
-            answered = rows
+    rows, answered = _trained_rows(training, spec, passing_share)
+    budget = None
+    if budget_of is not None:
+        compared, _ = _trained_rows(training, budget_of, passing_share)
+        budget = resolve(budget_of, rows=compared, parameters=shape.active)
     return PlannedJob(
         spec=spec,
         base_model=base_model,
-        plan=resolve(spec, rows=rows, parameters=shape.active),
+        plan=resolve(spec, rows=rows, parameters=shape.active, budget=budget),
         data=Data(
             rows=rows,
             held_out_rows=held_out,
@@ -113,6 +113,17 @@ def plan_job(
         shape=shape,
         passing_share=passing_share if spec.grades_demonstrations else None,
     )
+
+
+def _trained_rows(training: FileReport, spec: JobSpec, passing_share: float | None) -> tuple[int, float]:
+    """Return the number of rows that a job trains, and of those with an answer of their own."""
+    rows, answered = training.rows, float(_rows_with_answers(training, spec))
+    if spec.grades_demonstrations:
+        answered *= 1.0 if passing_share is None else passing_share
+        if isinstance(spec.settings, ImitationMethod):  # the other rows are left out
+            rows = max(1, round(answered))
+            answered = rows
+    return rows, answered
 
 
 def passing_share(job: Job) -> float | None:
@@ -137,10 +148,11 @@ def try_plan(
     files: JobFiles,
     models_dir: Path,
     passing_share: float | None = None,
+    budget_of: JobSpec | None = None,
 ) -> PlannedJob | None:
     """Return the inputs of an estimate, or None: no job fails because it cannot be estimated."""
     try:
-        return plan_job(store, spec, base_model, files, models_dir, passing_share)
+        return plan_job(store, spec, base_model, files, models_dir, passing_share, budget_of)
     except GrouptuneError as error:
         log.info("estimate.none", reason=error.message)
         return None
@@ -161,9 +173,9 @@ def note(
             job = job_of_project(session, project_id, job_id)
             spec = stored_specs.read(job.id, job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
-            files = files_of(session, project_id, job.files)
+            files, budget_of = files_of(session, project_id, job.files), controls.budget_of(session, job)
             share = passing_share(job) if spec.grades_demonstrations else None
-        planned = plan_job(store, spec, base_model, files, models_dir, share)
+        planned = plan_job(store, spec, base_model, files, models_dir, share, budget_of)
         with database.transaction() as session:
             new_estimate = on_workers(session, planned, alive_seconds).estimate
             session.execute(

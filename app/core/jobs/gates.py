@@ -1,6 +1,7 @@
 """Gates: whether a finished training passes. Decided once, in the transaction that ends the job.
 
-A gate with a number looks at the value itself. A gate with an alias is a test on the rows that both models answered.
+A gate with a number looks at the value itself, or at its difference from the control's. A gate with an alias is a test
+on the rows that both models answered.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File
+from app.core.jobs import controls
+from app.core.jobs.control_comparisons import results_of, why_none
 from app.core.jobs.tables import Job
 from app.core.models.aliases import find_alias
 from app.core.models.tables import TrainedModel
@@ -31,7 +34,8 @@ class GateResult:
     gate: str
     metric: str
     value: float | None
-    """Value of the published model on the rows that report; None if it was not measured."""
+    """Value of the published model on the rows that report, or its difference from the control's; None if it was not
+    measured."""
     bound: float | None
     """The bound that the value was compared with; None if the alias or its value is missing."""
     passed: bool
@@ -44,6 +48,9 @@ def check_measurable(spec: JobSpec, validation_file: str | None) -> None:
         param, metric = f"gates.{index}", parse(text).metric
         if validation_file is None:
             message = f"The gate '{text}' needs held-out rows: send a validation_file."
+            raise InvalidRequest(message, param=param, code="gate_not_measured")
+        if parse(text).vs_control and spec.control is None:
+            message = f"The gate '{text}' needs a control to compare with: set `control` to a method."
             raise InvalidRequest(message, param=param, code="gate_not_measured")
         if metric.startswith("eval/rewards/") and spec.method is not MethodType.dpo:
             message = f"The gate '{text}' needs pairs of answers: only the method 'dpo' measures {metric}."
@@ -77,6 +84,8 @@ def _result_at(job: Job, step: int | None) -> dict[str, Any]:
 def _decided(session: Session, job: Job, text: str, result: dict[str, Any]) -> GateResult:
     gate = parse(text)
     value = result.get("values", {}).get(gate.metric)
+    if gate.vs_control:
+        return _against_control(session, job, text, gate, value)
     if gate.alias is not None:
         return _compared(session, job, text, gate, gate.alias, value)
     if value is None:
@@ -128,6 +137,36 @@ def _compared(session: Session, job: Job, text: str, gate: Gate, name: str, valu
         passed = gate.against(known).passes(value)
         return result(passed=passed, bound=bound, reason=f"{gate.metric} is {value:.4g}, {known:.4g} for {alias.model}")
     return result(passed=_is_no_worse(gate, found), bound=bound, reason=_differs(gate, found, alias.model))
+
+
+def _against_control(session: Session, job: Job, text: str, gate: Gate, value: float | None) -> GateResult:
+    """Compare the difference from the job's control with the bound."""
+    control = controls.control_of(session, job.id)
+    results = results_of(control)
+    if control is None or results is None:
+        reason = f"there is no result of the control: {why_none(control)}"
+        return GateResult(text, gate.metric, None, gate.bound, passed=False, reason=reason)
+    known = _result_at(control, None).get("values", {}).get(gate.metric)
+    if known is None or value is None:
+        whose = "" if value is None else " for the control"
+        reason = f"{gate.metric} was not measured{whose}"
+        return GateResult(text, gate.metric, None, gate.bound, passed=False, reason=reason)
+    found = difference(gate.metric, results, RowResults.model_validate((job.evaluation_rows or {})["after"]))
+    change = value - known if found is None else found.mean
+    passed = gate.passes(change)
+    comparison = f"{'' if passed else 'not '}{gate.sign} {gate.bound:.4g}"
+    reason = f"{gate.metric} differs by {change:+.4g} from the control's, {comparison}"
+    if found is not None:
+        rows = plural(found.rows, "row")
+        reason += f" (95 % interval {found.low:+.3g} to {found.high:+.3g} on {rows}{_doubt(gate, found)})"
+        if found.rows < MIN_PAIRED_ROWS:
+            passed, reason = False, f"only {rows} have a value in both jobs: a comparison takes {MIN_PAIRED_ROWS}"
+    return GateResult(text, gate.metric, change, gate.bound, passed, reason)
+
+
+def _doubt(gate: Gate, found: Difference) -> str:
+    is_inside = gate.bound is not None and found.low < gate.bound < found.high
+    return ", which cannot tell it from the bound" if is_inside else ""
 
 
 def _is_no_worse(gate: Gate, found: Difference) -> bool:

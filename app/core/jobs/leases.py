@@ -16,6 +16,7 @@ from app.core.accounts.tables import Project
 from app.core.errors import LostLease
 from app.core.jobs import stored_specs
 from app.core.jobs.attempts import charge_crash
+from app.core.jobs.controls import waits_sql
 from app.core.jobs.events import Event, append
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.stored_specs import NewerJob
@@ -47,12 +48,14 @@ FIRST: Final = 32
 # of waiting for each other. If another claim commits between this statement's snapshot and the lock, Postgres checks
 # the conditions on `candidate` again with the new row, but not those inside `first`: that is why both state them.
 #
+# A job that waits for its control is not eligible.
+#
 # `waiting_since` is the start of the wait for a dependency (see `waits`). Time in the queue after the backoff is not
 # part of that wait, so it moves the start.
 #
 # `epoch` is the attempt number. Adding one takes the job away from every earlier attempt for good.
 _CLAIM: Final = text(
-    """
+    f"""
     UPDATE jobs
     SET status = 'running', epoch = epoch + 1, lease_owner = :worker,
         lease_until = now() + make_interval(secs => :lease_seconds), stop_request = NULL,
@@ -72,10 +75,11 @@ _CLAIM: Final = text(
         CROSS JOIN LATERAL (
             SELECT id FROM jobs
             WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now() AND id <> ALL(:skipped)
+                  AND NOT {waits_sql("jobs")}
             ORDER BY priority DESC, eligible_at, created_at, id LIMIT :depth
         ) AS first
         JOIN jobs AS candidate ON candidate.id = first.id
-        WHERE candidate.status = 'queued' AND candidate.eligible_at <= now()
+        WHERE candidate.status = 'queued' AND candidate.eligible_at <= now() AND NOT {waits_sql("candidate")}
               AND coalesce(busy.jobs, 0) < coalesce(project.max_running_jobs, :max_running_jobs)
               AND coalesce(usage.gpu_seconds, 0) < coalesce(project.max_gpu_hours, :max_gpu_hours) * 3600.0
         ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at,
@@ -86,7 +90,7 @@ _CLAIM: Final = text(
     RETURNING id, project_id, epoch, spec, training_file, validation_file, test_file, created_at,
               (SELECT data->>'traceparent' FROM job_events WHERE job_id = jobs.id AND seq = 1) AS traceparent,
               extract(epoch FROM now() - eligible_at)::float AS waited_seconds
-    """
+    """  # noqa: S608 - constants
 )
 
 

@@ -17,7 +17,7 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.errors import InvalidRequest
 from app.core.files.tables import File, FileStatus
-from app.core.jobs import leases, lint_queue, row_checks, stored_specs
+from app.core.jobs import controls, leases, lint_queue, row_checks, stored_specs
 from app.core.jobs.events import Event, append, keep_trace
 from app.core.jobs.queries import job_of_project
 from app.core.jobs.row_checks import CheckRequest
@@ -26,6 +26,7 @@ from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.submission import Notice, check_validated, find_overlaps
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
+from app.core.spec.control import control_spec
 from app.core.spec.job import JobSpec
 
 log = structlog.get_logger(__name__)
@@ -48,13 +49,16 @@ def create(
     has_signal: bool = False,
     notices: Iterable[Notice] = (),
     checks: Mapping[str, CheckRequest] | None = None,
+    control_checks: Mapping[str, CheckRequest] | None = None,
+    control_of: str | None = None,
 ) -> Job:
-    """Create a job in the actor's project. It is queued at once if nothing is left to do for its files.
+    """Create a job in the actor's project, and its control. It is queued at once if nothing is left for its files.
 
     The files must be validated, their rows checked, and no lint must decide. Validate the request first
     (`submission.validate_request`). `has_signal` means that a lint has already found a group that teaches something.
-    Each notice becomes an event. `checks` are those of `row_checks.requests_of`. After the commit, notify the workers:
-    training if the job is queued, otherwise validation; and linting if `job.lint_due`.
+    Each notice becomes an event. `checks` are those of `row_checks.requests_of`, `control_checks` those of the control.
+    `control_of` is the job whose control this one is. After the commit, notify the workers: training if the job is
+    queued, otherwise validation; and linting if `job.lint_due`.
     """
     job = Job(
         id=ids.job_id(),
@@ -64,8 +68,11 @@ def create(
         validation_file=validation_file,
         test_file=test_file,
         priority=priority,
+        control_of=control_of,
         lint_due=lint_queue.is_due(spec),
     )
+    if control_of is not None:  # listed and started before its job, which has the same time otherwise
+        job.created_at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 0.001)
     if checks:
         job.row_checks = {param: check.key for param, check in checks.items()}
     session.add(job)
@@ -78,13 +85,30 @@ def create(
     if test_file is not None:
         files += f" and test file: {test_file}"
     warnings = (Event(item.message, "warn", data={"code": item.code, "param": item.param}) for item in notices)
-    append(session, job.id, Event(f"Created fine-tuning job: {job.id}"), Event(files), *warnings)
+    created = [Event(f"Created fine-tuning job: {job.id}"), Event(files)]
+    if control_of is not None:
+        created.append(Event(f"This job is the control of {control_of}, which starts when this job has ended"))
+    append(session, job.id, *created, *warnings)
     keep_trace(session, job.id)
     job = _admit(session, job, has_signal=has_signal)
     after = audit.snapshot(job, "status", "training_file", "validation_file", "test_file")
     after |= {name: job.spec.get(name) for name in ("model", "method")}
     audit.record(session, actor, Action.job_create, job.id, after=after)
     sql_event.listen(session, "after_commit", lambda _: log.info("job.created", job=job.id), once=True)
+    if spec.control is not None and job.status not in TERMINAL:
+        control = create(
+            session,
+            actor,
+            spec=control_spec(spec),
+            training_file=training_file,
+            validation_file=validation_file,
+            test_file=test_file,
+            priority=priority,
+            checks=control_checks,
+            control_of=job.id,
+        )
+        message = f"The control {control.id} ({spec.control}) trains first. This job starts when it has ended."
+        append(session, job.id, Event(message, data={"control": control.id}))
     return job
 
 
@@ -137,6 +161,8 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
     except InvalidRequest as error:
         event = Event(f"The job failed: {error.message}", level="error", data={"code": error.code})
         details = {"code": error.code, "message": error.message, "param": error.param}
+        if (control := controls.lock_unfinished(session, job.id)) is not None:
+            _cancel(session, control, f"The control was cancelled, because {job.id} failed")
         return transition(session, job.id, _VALIDATING, JobStatus.failed, event, error=details)
     needs_lint = job.lint_due and lint_queue.decides(spec) and not has_signal
     if needs_lint or None in checked.values() or any(file.status != FileStatus.processed for file in files.values()):
@@ -151,39 +177,50 @@ def _admit(session: Session, job: Job, *, has_signal: bool = False) -> Job:
 
 
 def cancel(session: Session, actor: Actor, job_id: str) -> Job:
-    """Cancel a job: at once, or within seconds if it is running (its runner polls for the request).
+    """Cancel a job and its control: at once, or within seconds if it is running (its runner polls for the request).
 
-    Raises `NotFound`, and `InvalidRequest` for a finished job.
+    A job whose control is cancelled starts without one. Raises `NotFound`, and `InvalidRequest` for a finished job.
     """
     job = _lock_unfinished(session, actor, job_id, "cancel")
+    if (control := controls.lock_unfinished(session, job.id)) is not None:
+        with _audited(session, actor, Action.job_cancel, control):
+            _cancel(session, control, f"The control was cancelled together with {job.id}")
     with _audited(session, actor, Action.job_cancel, job):
-        if job.status == JobStatus.running:
-            _request_stop(session, job, StopRequest.cancel, "Cancelling the job")
-            leases.end_soon(session, job)
-        else:
-            event = Event("The job was cancelled")
-            transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, event)
+        _cancel(session, job, "The job was cancelled")
     return job
+
+
+def _cancel(session: Session, job: Job, message: str) -> None:
+    if job.status == JobStatus.running:
+        _request_stop(session, job, StopRequest.cancel, "Cancelling the job")
+        leases.end_soon(session, job)
+    else:
+        transition(session, job.id, {JobStatus(job.status)}, JobStatus.cancelled, Event(message))
 
 
 def pause(session: Session, actor: Actor, job_id: str) -> Job:
     """Pause a job: at once, or after a checkpoint if it is running. Pausing a paused job changes nothing.
 
-    Raises `NotFound`, and `InvalidRequest` for a job that is finished or still validates its files.
+    The control of a job is paused with it, unless it still validates its files. Raises `NotFound`, and
+    `InvalidRequest` for a job that is finished or still validates its files.
     """
     job = _lock_unfinished(session, actor, job_id, "pause")
     if job.status == JobStatus.validating_files:
         raise InvalidRequest(f"Job {job_id} is still validating its files. Pause it once it is queued.")
-    with _audited(session, actor, Action.job_pause, job):
-        if job.status == JobStatus.running:
-            _request_stop(session, job, StopRequest.pause, "Pausing the job after a checkpoint")
-        elif job.status == JobStatus.queued:
-            transition(session, job.id, {JobStatus.queued}, JobStatus.paused, Event("The job is paused"))
+    control = controls.lock_unfinished(session, job.id)
+    for one in (control, job):
+        if one is None or one.status == JobStatus.validating_files:
+            continue
+        with _audited(session, actor, Action.job_pause, one):
+            if one.status == JobStatus.running:
+                _request_stop(session, one, StopRequest.pause, "Pausing the job after a checkpoint")
+            elif one.status == JobStatus.queued:
+                transition(session, one.id, {JobStatus.queued}, JobStatus.paused, Event("The job is paused"))
     return job
 
 
 def resume(session: Session, actor: Actor, job_id: str) -> Job:
-    """Queue a paused job again, at its old place; it resumes from its last checkpoint.
+    """Queue a paused job again, and its control if that is paused, at the old place; it resumes from its checkpoint.
 
     Notify the training workers after the commit.
 
@@ -192,34 +229,46 @@ def resume(session: Session, actor: Actor, job_id: str) -> Job:
     job = _lock_unfinished(session, actor, job_id, "resume")
     if job.status != JobStatus.paused:
         raise InvalidRequest(f"Job {job_id} is {job.status}, not paused. Only a paused job can be resumed.")
-    with _audited(session, actor, Action.job_resume, job):
-        event = Event("The job is queued again and will resume from its last checkpoint")
-        eligible_at = func.least(Job.eligible_at, func.now())  # a backoff ends, and no earlier time is given up
-        transition(
-            session,
-            job.id,
-            {JobStatus.paused},
-            JobStatus.queued,
-            event,
-            eligible_at=eligible_at,
-            crashes=0,
-            waiting_since=None,
-            failing_rows=null(),
-        )
+    control = controls.lock_unfinished(session, job.id)
+    if control is not None and control.stop_request == StopRequest.pause:
+        raise InvalidRequest(f"The control {control.id} of job {job_id} is still pausing. Try again in some seconds.")
+    for one in (job, control):
+        if one is not None and one.status == JobStatus.paused:
+            with _audited(session, actor, Action.job_resume, one):
+                _requeue_paused(session, one)
     return job
 
 
+def _requeue_paused(session: Session, job: Job) -> None:
+    event = Event("The job is queued again and will resume from its last checkpoint")
+    eligible_at = func.least(Job.eligible_at, func.now())  # a backoff ends, and no earlier time is given up
+    transition(
+        session,
+        job.id,
+        {JobStatus.paused},
+        JobStatus.queued,
+        event,
+        eligible_at=eligible_at,
+        crashes=0,
+        waiting_since=None,
+        failing_rows=null(),
+    )
+
+
 def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Job:
-    """Change a job's priority. A running job keeps running until a job of a higher priority needs its place.
+    """Change the priority of a job and its control. A running job runs until a job of a higher one needs its place.
 
     Raises `NotFound`, and `InvalidRequest` for a finished job.
     """
     job = _lock_unfinished(session, actor, job_id, "change")
-    with _audited(session, actor, Action.job_update, job, "priority"):
-        if job.priority != priority:
-            append(session, job.id, Event(f"Priority changed from {job.priority} to {priority}"))
-            job.priority = priority
-            session.flush()
+    for one in (job, controls.lock_unfinished(session, job.id)):
+        if one is None:
+            continue
+        with _audited(session, actor, Action.job_update, one, "priority"):
+            if one.priority != priority:
+                append(session, one.id, Event(f"Priority changed from {one.priority} to {priority}"))
+                one.priority = priority
+                session.flush()
     return job
 
 

@@ -17,8 +17,9 @@ from app.core.accounts import audit
 from app.core.accounts.audit import Action, Actor
 from app.core.accounts.tables import Project
 from app.core.files.uploads import ReceivedFile
-from app.core.jobs import gates, results, verdicts
+from app.core.jobs import control_comparisons, gates, results, verdicts
 from app.core.jobs.attempts import charge_crash, close_attempt, fail_running, obeys_client
+from app.core.jobs.control_comparisons import ControlComparison
 from app.core.jobs.events import Event, Level, append
 from app.core.jobs.gates import GateResult
 from app.core.jobs.leases import Claim, lost
@@ -54,6 +55,7 @@ def succeed(
     model = ids.fine_tuned_model(base_model, project, claim.spec.suffix, claim.job_id)
     gate_results = gates.decide(session, job, finished.published_step)
     verdict, comparison = verdicts.decide(job, finished.published_step)
+    against = control_comparisons.compare(session, job, finished.published_step)
     session.add(
         TrainedModel(id=model, project_id=claim.project_id, job_id=claim.job_id, base_model=base_model, blob=blob)
     )
@@ -67,7 +69,11 @@ def succeed(
     }
     if gate_results:
         written["gates"] = [asdict(result) for result in gate_results]
-    append(session, claim.job_id, _verdict_event(verdict, comparison), *map(_gate_event, gate_results))
+    events = [_verdict_event(verdict, comparison)]
+    if against is not None:
+        written["control_comparison"] = asdict(against)
+        events.append(_control_event(against))
+    append(session, claim.job_id, *events, *map(_gate_event, gate_results))
     if failed := [result for result in gate_results if not result.passed]:
         reasons = "; ".join(f"{result.gate}: {result.reason}" for result in failed)
         message = f"{len(failed)} of {plural(len(gate_results), 'gate')} failed. {reasons}. The model is kept: {model}."
@@ -106,6 +112,11 @@ def _verdict_event(verdict: Verdict | None, comparison: Comparison) -> Event:
     data = {"verdict": verdict, "comparison": asdict(comparison)}
     level: Level = "warn" if verdict is Verdict.worse else "info"
     return Event(f"{title}: {comparison.reason}", level=level, data=data)
+
+
+def _control_event(against: ControlComparison) -> Event:
+    level: Level = "warn" if against.verdict is None or against.verdict is Verdict.worse else "info"
+    return Event(against.reason, level=level, data={"control": asdict(against)})
 
 
 def _gate_event(result: GateResult) -> Event:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
+from app.core.jobs.controls import waits_sql
 from app.core.jobs.events import Event, append
 from app.core.jobs.leases import NO_LIMIT
 from app.core.jobs.state_machine import JobStatus, StopRequest
@@ -18,7 +19,7 @@ from app.core.jobs.tables import Job
 # Queued jobs that have waited long enough and outrank some running job, in the order in which `leases` claims them; no
 # more of them than jobs run. `room` is the number of further jobs that the project may run.
 _WAITING: Final = text(
-    """
+    f"""
     SELECT candidate.id, candidate.project_id, candidate.priority,
            coalesce(project.max_running_jobs, :max_running_jobs) - coalesce(busy.jobs, 0) AS room
     FROM jobs AS candidate
@@ -28,11 +29,12 @@ _WAITING: Final = text(
     LEFT JOIN project_usage AS usage
         ON usage.project_id = project.id AND usage.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
     WHERE candidate.status = 'queued' AND candidate.eligible_at <= now() - make_interval(secs => :patience_seconds)
+          AND NOT {waits_sql("candidate")}
           AND coalesce(usage.gpu_seconds, 0) < coalesce(project.max_gpu_hours, :max_gpu_hours) * 3600.0
           AND candidate.priority > (SELECT min(priority) FROM jobs WHERE status = 'running' AND stop_request IS NULL)
     ORDER BY candidate.priority DESC, coalesce(busy.jobs, 0), candidate.eligible_at, candidate.created_at, candidate.id
     LIMIT (SELECT count(*) FROM jobs WHERE status = 'running')
-    """
+    """  # noqa: S608 - constants
 )
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
+from app.core.jobs import controls
 from app.core.jobs.progress import Phase, run_progress, run_seconds
 from app.core.jobs.state_machine import TERMINAL, JobStatus
 from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
@@ -274,7 +275,7 @@ def running_attempts(session: Session, job_ids: Collection[str]) -> dict[str, in
 
 def any_queued(session: Session) -> bool:
     """Return whether a job is queued and eligible now. Its project may still be at a limit."""
-    eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
+    eligible = select(Job.id).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now(), ~controls.waits())
     return session.scalar(select(eligible.exists())) is True
 
 
@@ -289,7 +290,7 @@ class JobDetails:
 
     job: Job
     queue_position: int | None
-    """1 is the next job; None unless the job is queued."""
+    """1 is the next job; None unless the job is queued, and while it waits for its control."""
     eta_seconds: float | None
     """Seconds to the last step; None unless the job runs and has an estimate or a pace."""
     estimated_finish: float | None
@@ -300,6 +301,8 @@ class JobDetails:
     """Seconds that workers have run the job; None before its first attempt."""
     values: dict[str, float]
     """The `HEADLINES` of the last step."""
+    control: Job | None
+    """The job's control; None for a job without one, or if it was deleted."""
 
 
 def job_details(session: Session, job: Job) -> JobDetails:
@@ -310,21 +313,25 @@ def job_details(session: Session, job: Job) -> JobDetails:
 def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
     """Return the details of several jobs, in their order."""
     positions = queue_positions(session, jobs)
+    controls_by_job = controls.controls_of(session, [job.id for job in jobs if job.spec.get("control")])
     running, seconds, values = run_progress(session, jobs), run_seconds(session, jobs), last_values(session, jobs)
     now = time.time()
     details = []
     for job in jobs:
         own = running.get(job.id)
         eta = None if own is None else own.eta_seconds
+        control = controls_by_job.get(job.id)
+        is_waiting = control is not None and control.status not in TERMINAL
         details.append(
             JobDetails(
                 job,
-                queue_position=positions.get(job.id),
+                queue_position=None if is_waiting else positions.get(job.id),
                 eta_seconds=eta,
                 estimated_finish=None if eta is None else now + eta,
                 phase=None if own is None else own.phase,
                 run_seconds=seconds.get(job.id),
                 values=values.get(job.id, {}),
+                control=control,
             )
         )
     return details
@@ -364,5 +371,6 @@ def backlog(session: Session) -> Backlog:
     counted = select(Job.status, func.count()).where(Job.status.in_(live)).group_by(Job.status)
     counts = dict.fromkeys(map(str, live), 0) | {row[0]: row[1] for row in session.execute(counted)}
     age = func.extract("epoch", func.now() - func.min(Job.eligible_at))
-    waiting = select(func.coalesce(age, 0)).where(Job.status == JobStatus.queued, Job.eligible_at <= func.now())
+    is_eligible = (Job.status == JobStatus.queued, Job.eligible_at <= func.now(), ~controls.waits())
+    waiting = select(func.coalesce(age, 0)).where(*is_eligible)
     return Backlog(counts, float(session.scalars(waiting).one()))

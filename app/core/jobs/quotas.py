@@ -41,14 +41,15 @@ def usage(session: Session, project_id: str) -> QuotaUsage:
     )
 
 
-def check_queued_jobs(session: Session, project_id: str, limit: int) -> None:
-    """Raise `QuotaExceeded` if one more job would exceed the limit. Holds the project's row until the commit."""
+def check_queued_jobs(session: Session, project_id: str, limit: int, adding: int = 1) -> None:
+    """Raise `QuotaExceeded` if `adding` more jobs would exceed the limit. Holds the project's row until the commit."""
     project = get_project(session, project_id, lock=True)
     waiting = _jobs(session, project_id, *QUEUED)
-    if waiting >= limit:
+    if waiting + adding > limit:
+        new = "" if adding == 1 else f" This job and its control are {adding}."
         raise QuotaExceeded(
             f"The project '{project.name}' has {plural(waiting, 'waiting job')} (validating, queued or paused); its "
-            f"limit is {limit:,} (queued_jobs). Wait until some jobs start, cancel some, or ask an administrator "
+            f"limit is {limit:,} (queued_jobs).{new} Wait until some jobs start, cancel some, or ask an administrator "
             "for a higher limit."
         )
 

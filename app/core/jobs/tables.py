@@ -54,6 +54,8 @@ class Job(Base):
     test_file: Mapped[str | None] = mapped_column(String(64))
     """The rows that report; without it half of the validation file's do."""
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    control_of: Mapped[str | None] = mapped_column(String(64))
+    """The job whose control this job is: that job starts when this one has ended. None for a job that is no control."""
 
     attempt: Mapped[int] = mapped_column("epoch", Integer, default=0)
     """Number of the newest attempt and fencing token: each claim adds one, and every write of an attempt checks it."""
@@ -89,6 +91,8 @@ class Job(Base):
     """`Verdict` once training is finished; None before, and if `comparison` gives a reason for having none."""
     comparison: Mapped[dict[str, Any] | None]
     """`Comparison` as JSON once training is finished."""
+    control_comparison: Mapped[dict[str, Any] | None]
+    """`ControlComparison` as JSON once training is finished; None before, and without a control."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255))
     result_files: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
     """Ids of the files that a succeeded job wrote. A client may have deleted them."""
@@ -155,6 +159,8 @@ class Job(Base):
             *("eligible_at", "created_at", "id"),
             postgresql_where="status = 'queued'",
         ),
+        # A job has at most one control.
+        Index("ix_jobs_control_of", "control_of", unique=True, postgresql_where="control_of IS NOT NULL"),
         Index("ix_jobs_lease", "lease_until", postgresql_where="status = 'running'"),
         Index("ix_jobs_lint_due", "created_at", postgresql_where="lint_due"),
         Index("ix_jobs_validating", "created_at", postgresql_where="status = 'validating_files'"),

@@ -56,13 +56,14 @@ def decide(job: Job, published_step: int) -> tuple[Verdict | None, Comparison]:
     found = difference(metric, *parts)
     if found is None:
         return None, Comparison(f"No held-out row has a value of {metric} before and after training.")
-    verdict = _verdict(metric, found)
+    verdict = verdict_of(metric, found)
     old, new = (float(point["values"][metric]) for point in (before, after))
     reason = _sentence(verdict, metric, old, new, found)
     return verdict, Comparison(reason, metric, old, new, found.mean, found.low, found.high, found.rows)
 
 
-def _verdict(metric: str, found: Difference) -> Verdict:
+def verdict_of(metric: str, found: Difference) -> Verdict:
+    """Return the verdict on a difference from a model that is compared with."""
     if found.low <= 0 <= found.high:
         return Verdict.no_change
     return Verdict.improved if (found.low > 0) != (metric in LOWER_IS_BETTER) else Verdict.worse

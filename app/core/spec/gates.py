@@ -3,8 +3,9 @@
     eval/accuracy >= 0.8
     eval/loss < 1.2
     eval/reward no worse than alias prod by 0.01
+    eval/reward vs control >= 0
 
-`no worse than alias prod` alone means `eval/reward`, with no margin.
+`no worse than alias prod` and `vs control >= 0` alone mean `eval/reward`, the former with no margin.
 """
 
 import math
@@ -30,6 +31,7 @@ _ABSOLUTE: Final = re.compile(rf"(?P<metric>{_METRIC})\s*(?P<sign>>=|<=|>|<)\s*(
 _RELATIVE: Final = re.compile(
     rf"(?:(?P<metric>{_METRIC})\s+)?no worse than alias (?P<alias>{ALIAS_PATTERN})(?:\s+by (?P<margin>{_NUMBER}))?"
 )
+_CONTROL: Final = re.compile(rf"(?:(?P<metric>{_METRIC})\s+)?vs control\s*(?P<sign>>=|<=|>|<)\s*(?P<bound>{_NUMBER})")
 _SIGNS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -48,6 +50,8 @@ class Gate:
     """The limit of the metric; None for a relative gate, whose limit is the value of `alias` with a `margin`."""
     alias: str | None = None
     margin: float = 0.0
+    vs_control: bool = False
+    """Whether `bound` limits the difference from the job's control instead of the value itself."""
 
     def against(self, value: float) -> "Gate":
         """Return the absolute gate of a relative one, given the `value` of the model that the alias names."""
@@ -71,9 +75,12 @@ def parse(text: str) -> Gate:
         if margin < 0:
             raise ValueError(f"'{text}': the margin after `by` cannot be negative")
         return Gate(metric, "<=" if metric in LOWER_IS_BETTER else ">=", None, match["alias"], margin)
+    if match := _CONTROL.fullmatch(plain):
+        return Gate(match["metric"] or DEFAULT_METRIC, match["sign"], float(match["bound"]), vs_control=True)
     raise ValueError(
         f"'{text}' is not a gate. Write a held-out metric, a comparison and a number (eval/accuracy >= 0.8), or "
-        "compare with the model of an alias (eval/reward no worse than alias prod by 0.01). Metrics: eval/reward, "
+        "compare with the model of an alias (eval/reward no worse than alias prod by 0.01) or with the job's control "
+        "(vs control >= 0). Metrics: eval/reward, "
         "eval/accuracy, eval/pass@k, eval/loss, eval/entropy, eval/forward_kl, eval/mean_length, eval/clipped_ratio, "
         "eval/grader_errors, and of dpo jobs eval/rewards/margins, eval/rewards/accuracies, eval/rewards/chosen, "
         "eval/rewards/rejected"

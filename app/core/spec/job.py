@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from app.core.spec.demonstrations import Demonstrations, GradedDemonstrations
 from app.core.spec.frozen import Frozen
@@ -16,6 +16,7 @@ from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.policy_loss import PolicyLossSettings
 from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
+from app.core.spec.template_variables import TemplateVariables
 
 MAX_ANSWERS: Final = 64
 """Most rollouts of a group, and most sampled answers to a held-out row."""
@@ -24,21 +25,6 @@ DEFAULT_BETA: Final = 0.1
 
 Auto = Literal["auto"]
 BasePrecision = Literal["native", "4bit"]
-_RESERVED_VARIABLES: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
-MAX_TEMPLATE_VARIABLES: Final = 32
-
-
-def _free_names(variables: dict[str, Any]) -> dict[str, Any]:
-    if reserved := sorted(_RESERVED_VARIABLES & variables.keys()):
-        raise ValueError(f"must not set '{reserved[0]}': rows and the server supply it")
-    return variables
-
-
-TemplateVariables = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], JsonValue],
-    Field(max_length=MAX_TEMPLATE_VARIABLES),
-    AfterValidator(_free_names),
-]
 ModuleName = Annotated[str, Field(max_length=128)]
 
 
@@ -273,6 +259,8 @@ class JobSpec(Frozen):
     metadata: dict[str, str] | None = None
     gates: Annotated[tuple[GateText, ...], Field(max_length=MAX_GATES)] = ()
     """Conditions on the published model's held-out results; the job fails if one does not hold."""
+    control: MethodType | None = None
+    """The method of a second job on the same rows, with the same seed and budget, that this job is compared with."""
     alias: AliasName | None = None
     """This alias points to the published model once the job has succeeded."""
     chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
@@ -378,6 +366,8 @@ class TrainerSpec(Frozen):
     """Lines of the training file whose demonstration earlier attempts have rejected."""
     resume_from: str | None = None
     """Directory of a checkpoint of this job."""
+    budget_of: JobSpec | None = None
+    """The job that this control is compared with: it decides batch size and number of steps."""
     threads: int = 0
     """CPU threads of each process; 0 uses all cores."""
     processes: int = 1

@@ -65,10 +65,11 @@ def _epochs(spec: JobSpec, rows: int, steps_per_epoch: int) -> int:
     return _TARGET_EPOCHS
 
 
-def resolve(spec: JobSpec, *, rows: int, parameters: int) -> Plan:
+def resolve(spec: JobSpec, *, rows: int, parameters: int, budget: Plan | None = None) -> Plan:
     """Return the plan of a job with `rows` usable training rows and a base model of `parameters` weights.
 
-    Of a mixture of experts `parameters` are those that compute a token.
+    Of a mixture of experts `parameters` are those that compute a token. `budget` is the plan of the job that a control
+    is compared with: the control takes as many steps with as many prompts, and repeats its rows if it has fewer.
 
     auto: batch_size is a hundredth of the rows, between 4 and 32; n_epochs see `_epochs`; ten evaluations and
     checkpoints per run; 200 held-out rows.
@@ -81,6 +82,9 @@ def resolve(spec: JobSpec, *, rows: int, parameters: int) -> Plan:
     total = steps_per_epoch * n_epochs
     if wanted.max_steps is not None:
         total = min(total, wanted.max_steps)
+    if budget is not None:
+        batch_size, total = min(budget.batch_size, rows), budget.total_steps
+        n_epochs = math.ceil(total / -(-rows // batch_size))
     multiplier = wanted.learning_rate_multiplier
     factor = learning_rate_multiplier(spec, parameters) if multiplier == "auto" else multiplier
     tenth = max(1, math.ceil(total / 10))
