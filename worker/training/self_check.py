@@ -49,8 +49,9 @@ class Tolerance(NamedTuple):
 
 
 EXACT: Final = Tolerance(1e-3, 1e-2)
-ROUNDED: Final = Tolerance(0.1, 0.3)
-"""In bf16, and in 4 bits, which compute in bf16."""
+ROUNDED: Final = Tolerance(0.25, 0.3)
+"""In bf16, and in 4 bits, which compute in bf16: SmolLM2-135M differs by 0.085 and 0.07, and transformers' own fused
+attention by 0.06 from its eager one. A missing ingredient exceeds at least one of both."""
 
 
 class Measured(NamedTuple):

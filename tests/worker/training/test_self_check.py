@@ -21,6 +21,7 @@ from worker.training.self_check import select_path
 from worker.training.types import JobFailure
 
 Without = dict[str, None]
+ReplaceAttention = Callable[[Any], None]
 INGREDIENTS: Final[dict[str, tuple[str, Without]]] = {
     "sinks": ("gpt-oss", {"s_aux": None}),
     "window": ("mistral", {"sliding_window": None}),
@@ -30,7 +31,7 @@ INGREDIENTS: Final[dict[str, tuple[str, Without]]] = {
 
 
 @pytest.fixture
-def replace_attention() -> Iterator[Callable[[Any], None]]:
+def replace_attention() -> Iterator[ReplaceAttention]:
     """Replaces the packed attention for the test."""
     yield lambda function: AttentionInterface.register(attention.IMPLEMENTATION, function)
     AttentionInterface.register(attention.IMPLEMENTATION, attention.attend)
@@ -38,7 +39,7 @@ def replace_attention() -> Iterator[Callable[[Any], None]]:
 
 @pytest.mark.parametrize(("name", "without"), INGREDIENTS.values(), ids=INGREDIENTS)
 def test_check_fails_without_an_ingredient(
-    name: str, without: Without, model_directory: ModelDirectory, replace_attention: Callable[[Any], None]
+    name: str, without: Without, model_directory: ModelDirectory, replace_attention: ReplaceAttention
 ) -> None:
     directory = model_directory(name)
     assert load_policy(directory, LORA, seed=0).is_fast
@@ -49,7 +50,7 @@ def test_check_fails_without_an_ingredient(
 
 
 def test_check_sees_beyond_a_long_window(
-    tmp_path: Path, model_directory: ModelDirectory, replace_attention: Callable[[Any], None]
+    tmp_path: Path, model_directory: ModelDirectory, replace_attention: ReplaceAttention
 ) -> None:
     """The window of 4,096 tokens is longer than the sequences of the check, so the check shortens it."""
     directory = shutil.copytree(model_directory("mistral"), tmp_path / "long")
@@ -64,7 +65,7 @@ def test_check_sees_beyond_a_long_window(
 
 
 def test_check_fails_without_the_sparse_index(
-    model_directory: ModelDirectory, replace_attention: Callable[[Any], None]
+    model_directory: ModelDirectory, replace_attention: ReplaceAttention
 ) -> None:
     directory = model_directory("deepseek-v3.2")
     assert load_policy(directory, LORA, seed=0).path.reason == "its attention uses 'indices'"
