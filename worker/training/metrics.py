@@ -75,7 +75,7 @@ def _importance(members: list[GroupMember]) -> dict[str, float | None]:
 
 
 def loss_metrics(groups: list[PromptGroup], update: UpdateResult, loss: PolicyLoss) -> dict[str, float | None]:
-    """Returns what the options of the loss that are on have left out: clipped tokens, masked rollouts."""
+    """Returns what the options of the loss that are on have left out: clipped tokens, masked and spared answers."""
     values: dict[str, float | None] = {}
     if loss.clip is not None:
         tokens = max(1, update.computed_tokens)
@@ -86,6 +86,8 @@ def loss_metrics(groups: list[PromptGroup], update: UpdateResult, loss: PolicyLo
         }
     if loss.mask_truncated:
         values["gft/masked_rollouts"] = float(sum(loss.is_masked(member) for member in all_members(groups)))
+    if not loss.pushes_down_all:
+        values["gft/spared_answers"] = float(sum(loss.is_spared(member) for member in all_members(groups)))
     return values
 
 

@@ -69,6 +69,8 @@ class PolicyLoss:
     """Longest rollout, for the normalisation by a constant."""
     mask_truncated: bool = False
     """Whether rollouts that were cut off are left out."""
+    pushes_down_all: bool = True
+    """Whether answers that the policy did not write have a gradient if their advantage is negative."""
     importance_cap: float | None = None
     """The largest importance weight; None for no weights."""
     clip: tuple[float, float] | None = None
@@ -77,6 +79,10 @@ class PolicyLoss:
     def is_masked(self, member: GroupMember) -> bool:
         """Returns whether an answer is left out of the loss although it is in its group."""
         return self.mask_truncated and member.source is Source.self and not member.finished
+
+    def is_spared(self, member: GroupMember) -> bool:
+        """Returns whether an answer that should become less likely is left out of the gradient."""
+        return not self.pushes_down_all and member.source is not Source.self and (member.advantage or 0.0) < 0
 
     def counted(self, group: PromptGroup) -> list[GroupMember]:
         """Returns the answers that count in N."""
@@ -96,7 +102,7 @@ class PolicyLoss:
     def trained(self, group: PromptGroup) -> list[GroupMember]:
         """Returns the answers with a gradient, in the order of the group; others cost no forward or backward pass."""
         kept = {id(member) for member in self.rollouts(group)}
-        kept |= {id(member) for member in self.counted(group) if member.advantage}
+        kept |= {id(member) for member in self.counted(group) if member.advantage and not self.is_spared(member)}
         return [member for member in group.members if id(member) in kept]
 
     def divisors(self, groups: Sequence[PromptGroup]) -> Divisors:

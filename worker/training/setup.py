@@ -268,6 +268,7 @@ def _policy_loss(spec: JobSpec, *, is_served: bool) -> PolicyLoss:
         settings.loss_normalization,
         settings.sampling.max_tokens,
         settings.mask_truncated,
+        settings.off_policy_push_down == "full",
         # GFT has no importance weights, so a gft job has them only on request.
         settings.resolved_importance_cap(is_on=is_served and spec.method is MethodType.reinforcement),
         settings.clip,

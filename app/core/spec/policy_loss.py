@@ -39,6 +39,9 @@ class PolicyLossSettings(Frozen):
     loss_normalization: Normalization = "token"
     """`token` divides by all answer tokens of the step (DAPO); `sequence` averages each answer's tokens, then the
     answers (GRPO); `constant` divides by the answers times `sampling.max_tokens` (Dr. GRPO)."""
+    off_policy_push_down: Literal["full", "none"] = "full"
+    """Whether demonstrations and teacher answers below their group's average are made less likely, as in the paper.
+    `none` leaves them out of the gradient; they still count in their group and in the divisor."""
     mask_truncated: bool = False
     """Leaves rollouts that `sampling.max_tokens` cut off out of the loss. Their rewards still count in their group."""
     updates_per_batch: Annotated[int, Field(ge=1, le=16)] = 1
@@ -60,6 +63,16 @@ class PolicyLossSettings(Frozen):
     def _has_rollouts(cls, value: float | str | bool, info: ValidationInfo) -> float | str | bool:
         if value not in (False, "auto", "off") and _rollouts(info) == 0:
             raise ValueError("applies to rollouts only: set group.self to at least 1, or remove it")
+        return value
+
+    @field_validator("off_policy_push_down")
+    @classmethod
+    def _has_other_members(cls, value: str, info: ValidationInfo) -> str:
+        if value == "none" and not _other_members(info):
+            raise ValueError(
+                "applies to demonstrations and teacher answers only: set group.expert or group.teacher to at least 1, "
+                "or remove it"
+            )
         return value
 
     @field_validator("updates_per_batch")

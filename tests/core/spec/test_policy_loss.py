@@ -22,6 +22,11 @@ def method(**options: Any) -> GroupMethod:
     [
         ({"mask_truncated": True, "group": GIVEN}, "mask_truncated", "set group.self"),
         ({"importance_cap": 2.0, "group": GIVEN}, "importance_cap", "set group.self"),
+        (
+            {"off_policy_push_down": "none", "group": ROLLOUTS},
+            "off_policy_push_down",
+            "set group.expert or group.teacher",
+        ),
         ({"resampling_rounds": 1, "group": GIVEN}, "resampling_rounds", "set group.self"),
         ({"resampling_rounds": 1, "teacher": {"model": "x"}}, "teacher", "cannot be combined with resampling_rounds"),
         ({"updates_per_batch": 2}, "updates_per_batch", "set group.expert and group.teacher to 0"),

@@ -192,6 +192,24 @@ def test_cut_off_rollouts_are_masked(kl_coefficient: float, llama: Policy) -> No
     assert loss_metrics(groups, result, PolicyLoss(0.0)) == {}
 
 
+def test_answers_of_others_are_not_pushed_down(llama: Policy) -> None:
+    """They keep their advantage, their place in the group and in N, and cost no pass; rollouts are pushed down."""
+    groups = rollouts()
+    below = [next(member for member in one.members if (member.advantage or 0.0) < 0) for one in groups[:2]]
+    for member, source in zip(below, (Source.expert, Source.teacher), strict=True):
+        member.source = source
+    found, result = gradient(llama, groups, pushes_down_all=False)
+    assert loss_metrics(groups, result, PolicyLoss(0.0, pushes_down_all=False)) == {"gft/spared_answers": 2.0}
+    assert [member.mean_nll for member in below] == [None, None]
+    whole, other = gradient(llama, groups)
+    for member in below:
+        member.advantage = 0.0
+    expected, _ = gradient(llama, groups)
+    assert plain.distance(found, expected) < 1e-6 < plain.distance(found, whole)
+    assert result.trained_tokens == other.trained_tokens
+    assert result.computed_tokens == other.computed_tokens - sum(len(member.ids) for member in below)
+
+
 def test_step_of_cut_off_rollouts_changes_nothing(llama: Policy) -> None:
     groups = [group([1.0, 0.0])]
     for member in groups[0].members:
