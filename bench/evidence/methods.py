@@ -191,9 +191,11 @@ class Method:
         return RATES[self.stages[-1].family]
 
 
-def _gft(tau: float, expert: int = 1, teacher: int = 3, own: int = 4, prepare: Prepare = everything) -> Stage:
+def _gft(
+    tau: float, expert: int = 1, teacher: int = 3, own: int = 4, prepare: Prepare = everything, **settings: Any
+) -> Stage:
     group = {"expert": expert, "teacher": teacher, "self": own}
-    return Stage(MethodType.gft, GROUP, {"tau": tau, "group": group}, prepare)
+    return Stage(MethodType.gft, GROUP, {"tau": tau, "group": group} | settings, prepare)
 
 
 _SFT: Final = Stage(MethodType.supervised, IMITATION)
@@ -228,6 +230,11 @@ METHODS: Final = {
         ),
         Method("grpo", "GRPO, 8 rollouts", (_GRPO,)),
         Method("gft-no-teacher", "GFT, tau 0.7, 1 + 0 + 7", (_gft(0.7, teacher=0, own=7),)),
+        Method(
+            "gft-no-push-down",
+            "GFT, tau 0.7, 1 + 3 + 4, others' wrong answers not pushed down",
+            (_gft(0.7, off_policy_push_down="none"),),
+        ),
         Method(
             "sft-passing",
             "SFT on all right answers of the group",

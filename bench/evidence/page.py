@@ -63,9 +63,8 @@ PROTOCOL: Final = """## How it is measured
 
 LIMITS: Final = """## What this does not show
 - One small model on one kind of short task. Larger models and longer answers may order the methods differently.
-- `GFT without push-down` (answers that the policy did not write never get a negative advantage), sources
-  weighted by their reliability, and annealing from the supervised to the group loss are not options of the
-  service, so they are not here.
+- Sources weighted by their reliability, and annealing from the supervised to the group loss, are not options of
+  the service, so they are not here.
 - LUFFY and CHORD are not methods of the service.
 - Offline GRPO on stored groups is a `gft` job without rollouts at tau 0: its groups never change, and nothing
   corrects for the distance between the policy that wrote them and the policy that trains.
