@@ -15,6 +15,10 @@ from app.client import Json
 
 SHOWN_SAMPLES: Final = 4
 TABLE_COLUMNS: Final = 78
+SCOPE: Final = (
+    "Shown: one job learns from graded answers; the problems above took no part.",
+    "Not shown: which method is best. For a comparison see",
+)
 _MEASURES: Final = (("accuracy", "eval/accuracy"), ("reward", "eval/reward"), ("mean_tokens", "eval/mean_length"))
 
 
@@ -132,6 +136,9 @@ def print_report(report: DemoReport, base_url: str, options: str, console: Conso
     console.print()
     console.print(report, soft_wrap=False)
     console.print(f"Trained in {clock(report.seconds)}, including start-up, with seed {report.seed}.\n")
+    for line in SCOPE:
+        console.print(line)
+    console.print(f"{base_url.removesuffix('v1')}docs/evidence.html\n", soft_wrap=True)
     rows = (
         ("model", job["fine_tuned_model"]),
         ("adapter", str(report.adapter)),

@@ -78,6 +78,7 @@ def test_report_as_json_and_on_the_terminal() -> None:
         "75% (66% to 85%)",
         "Verdict: improved, mean reward +0.65 (95 % interval +0.50 to +0.76)",
         "It is 65.",
+        "Not shown: which method is best. For a comparison see\nhttp://127.0.0.1:8000/docs/evidence.html\n",
         "/a1/adapter",
         "http://127.0.0.1:8000/v1",
         JOB["fine_tuned_model"],
