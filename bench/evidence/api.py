@@ -22,8 +22,12 @@ from app.core.jobs.state_machine import TERMINAL
 from bench.evidence.scenarios import Row, question
 
 STREAMS: Final = 32
-"""Requests at once: the embedded engine decodes them as one batch."""
+"""Answers at once: the embedded engine decodes them as one batch."""
+RETRIES: Final = 20
+"""The service refuses some grading requests while as many run as it allows. The SDK waits and sends them again."""
+GRADED_AT_ONCE: Final = 4
 FILE_SECONDS: Final = 120.0
+ANSWER_SECONDS: Final = 600.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,11 +138,11 @@ class Service:
                 known[id(item), text] = bool(extra["passed"])
             return known[id(item), text]
 
-        return _together(grade, answers)
+        return _together(grade, answers, GRADED_AT_ONCE)
 
 
-def _together(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    with ThreadPoolExecutor(STREAMS) as pool:
+def _together(work: Callable[[Item], Result], items: Sequence[Item], streams: int = STREAMS) -> list[Result]:
+    with ThreadPoolExecutor(streams) as pool:
         return list(pool.map(work, items))
 
 
@@ -148,7 +152,9 @@ def running_service(state_dir: Path, model: str, report: Callable[[str], None]) 
     with ExitStack() as resources:
         stack = resources.enter_context(make_stack(state_dir, "127.0.0.1", 0, report))
         client = resources.enter_context(Client(stack.base_url, stack.api_key))
-        sdk = resources.enter_context(OpenAI(base_url=stack.base_url, api_key=stack.api_key, timeout=600.0))
+        sdk = resources.enter_context(
+            OpenAI(base_url=stack.base_url, api_key=stack.api_key, timeout=600.0, max_retries=RETRIES)
+        )
         # A benchmark that was stopped left its job in the queue, where it would train again before the next run.
         for left in sdk.fine_tuning.jobs.list(limit=100):
             if left.status not in TERMINAL:
