@@ -33,7 +33,7 @@ class Size:
     budgets: tuple[str, ...] = field(default=("prompts",))
 
 
-QUICK: Final = Size(("biased-40",), ("sft", "gft", "sft-graded", "rejection", "grpo"), rates=2, seeds=3)
+QUICK: Final = Size(("biased-40",), ("sft", "gft", "sft-graded", "rejection"), rates=2, seeds=3)
 FULL: Final = Size(tuple(SCENARIOS), tuple(METHODS), rates=4, seeds=5, budgets=("prompts", "flops"))
 
 
