@@ -316,3 +316,38 @@ def test_unknown_fine_tuned_model_is_refused(client: OpenAI, tmp_path: Path) -> 
     with pytest.raises(BadRequestError, match="no fine-tuned model 'ft:tiny:default::nothere1'") as caught:
         client.fine_tuning.jobs.create(model="ft:tiny:default::nothere1", training_file=training.id)
     assert caught.value.param == "model"
+
+
+def test_job_ends_with_its_control(client: OpenAI, tmp_path: Path) -> None:
+    """Both train the same number of steps on the same rows, one after the other, and the job has the difference."""
+    training = client.files.create(file=write_rows(tmp_path / "train.jsonl", 8), purpose="fine-tune")
+    held_out = client.files.create(file=write_rows(tmp_path / "held_out.jsonl", 12, start=16), purpose="fine-tune")
+    method: Any = gft(
+        grader=VARIED,
+        group={"expert": 1, "teacher": 1, "self": 2},
+        sampling={"max_tokens": 4},
+        hyperparameters={"batch_size": 4, "max_steps": 3},
+    )
+    body: Any = {"control": "supervised", "gates": ["vs control >= -1"]}
+    files: Any = {"training_file": training.id, "validation_file": held_out.id}
+    created: Any = client.fine_tuning.jobs.create(model="tiny", seed=7, method=method, **files, extra_body=body)
+
+    job, control = finished(client, created.id), finished(client, created.control["job_id"])
+    assert (job.status, control.status) == ("succeeded", "succeeded"), (job.error, control.error)
+    assert (job.progress["total_steps"], control.progress["total_steps"]) == (3, 3)
+    assert (control.hyperparameters.batch_size, control.control_of) == (4, job.id)
+    attempts = [
+        client.get(f"/fine_tuning/jobs/{one.id}/attempts", cast_to=object)["data"][0]  # type: ignore[index]
+        for one in (control, job)
+    ]
+    assert attempts[0]["ended_at"] <= attempts[1]["started_at"]
+    found = job.control
+    after = [one.evaluation["after"]["values"]["eval/reward"] for one in (control, job)]
+    assert [found["control"], found["job"]] == after
+    assert found["difference"] == pytest.approx(after[1] - after[0])
+    assert found["rows"] == 12
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert [gate["passed"] for gate in job.gates] == [True]
+    said = [event.message for event in islice(client.fine_tuning.jobs.list_events(job.id), 50)]
+    assert said.count(found["reason"]) == 1
+    assert found["reason"].startswith("GFT ")
