@@ -5,7 +5,7 @@ accuracy is then run with the other seeds. Test rows take no part in this choice
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from bench.evidence.runs import PROMPTS, Run
 from bench.evidence.scenarios import SCENARIOS
 
 STEPS: Final = PROMPTS // BATCH
-SEEDS: Final = (1, 2, 3, 4, 5)
+SEEDS: Final = (1, 2, 3)
 REFERENCE: Final = "gft"
 """Runs at equal cost take as many operations as this method does at equal prompts."""
 SHORTEST: Final = 3
@@ -29,12 +29,12 @@ class Size:
     methods: tuple[str, ...]
     rates: int
     """Learning rates that are tried for each method, at most."""
-    seeds: int
-    budgets: tuple[str, ...] = field(default=("prompts",))
+    equal_cost: tuple[str, ...] = ()
+    """Scenarios whose methods are also compared at equal operations."""
 
 
-QUICK: Final = Size(("biased-40",), ("sft", "gft", "sft-graded", "rejection"), rates=2, seeds=3)
-FULL: Final = Size(tuple(SCENARIOS), tuple(METHODS), rates=4, seeds=5, budgets=("prompts", "flops"))
+QUICK: Final = Size(("biased-40",), ("sft", "gft", "sft-graded", "rejection"), rates=2)
+FULL: Final = Size(tuple(SCENARIOS), tuple(METHODS), rates=3, equal_cost=("biased-40", "clean", "several-answers"))
 
 
 def next_run(size: Size, results: Results) -> Run | None:
@@ -46,7 +46,7 @@ def runs(size: Size, results: Results) -> Iterator[Run]:
     """Yield the runs in order, up to one that depends on results that are not stored yet."""
     for scenario in size.scenarios:
         yield Run(scenario, BASE.name, 0, (), 0)
-        for budget in size.budgets:
+        for budget in ("prompts", "flops") if scenario in size.equal_cost else ("prompts",):
             for name in size.methods:
                 if METHODS[name].fits(SCENARIOS[scenario]):
                     yield from _of_method(scenario, METHODS[name], budget, size, results)
@@ -54,7 +54,7 @@ def runs(size: Size, results: Results) -> Iterator[Run]:
 
 def _of_method(scenario: str, method: Method, budget: str, size: Size, results: Results) -> Iterator[Run]:
     firsts = _first_rates(results, scenario, method)
-    if firsts is None:
+    if firsts is None or (budget, method.name) == ("flops", REFERENCE):
         return
     if budget == "prompts":
         for rate in method.rates[: size.rates]:
@@ -63,7 +63,7 @@ def _of_method(scenario: str, method: Method, budget: str, size: Size, results: 
     steps = STEPS if budget == "prompts" else equal_cost_steps(results, scenario, method.name)
     if chosen is None or steps is None:
         return
-    for seed in SEEDS[: size.seeds]:
+    for seed in SEEDS:
         yield Run(scenario, method.name, seed, chosen, steps, budget)
 
 
@@ -88,12 +88,20 @@ def chosen_rates(results: Results, scenario: str, method: str) -> tuple[float, .
 def chosen_runs(results: Results, scenario: str, method: str, budget: str = "prompts") -> list[dict[str, Any]]:
     """Return the runs at the chosen learning rates, ordered by seed; those that failed are left out."""
     rates = None if method == BASE.name else chosen_rates(results, scenario, method)
+    if method == REFERENCE:  # its cost at equal prompts is the measure
+        budget = "prompts"
     found = [
         run
         for run in results.select(scenario=scenario, method=method, budget=budget)
         if "failed" not in run and (rates is None or tuple(run["rates"]) == rates)
     ]
     return sorted(found, key=lambda run: int(run["seed"]))
+
+
+def failure(results: Results, scenario: str, method: str, budget: str = "prompts") -> str | None:
+    """Return why a method has no result although it was run; None if it was not run or did not fail."""
+    found = results.select(scenario=scenario, method=method, budget=budget)
+    return str(found[0]["failed"]) if found and all("failed" in run for run in found) else None
 
 
 def share(passed: str) -> float:

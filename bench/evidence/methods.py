@@ -30,9 +30,9 @@ MAX_EPOCHS: Final = 50
 
 IMITATION, GROUP, PREFERENCE = "imitation", "group", "preference"
 RATES: Final = {
-    IMITATION: (3e-4, 1e-3, 1e-4, 3e-3),
-    GROUP: (3e-4, 1e-3, 1e-4, 3e-3),
-    PREFERENCE: (3e-5, 1e-4, 1e-5, 3e-4),
+    IMITATION: (3e-4, 1e-3, 3e-3),
+    GROUP: (3e-4, 1e-3, 3e-3),
+    PREFERENCE: (3e-5, 1e-4, 3e-4),
 }
 """Learning rates by family; the quick matrix tries the first two."""
 

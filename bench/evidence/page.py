@@ -7,7 +7,7 @@ from typing import Final
 from bench.evidence import conclusions, plots
 from bench.evidence.cells import Cell, against, cell, cells
 from bench.evidence.intervals import Estimate, verdict
-from bench.evidence.matrix import FULL, QUICK, REFERENCE, SEEDS, STEPS, next_run, sweep
+from bench.evidence.matrix import FULL, QUICK, REFERENCE, SEEDS, STEPS, failure, next_run, sweep
 from bench.evidence.methods import BASE, BATCH, METHODS, TEMPERATURE
 from bench.evidence.plots import Point
 from bench.evidence.results import Results
@@ -147,7 +147,7 @@ def _progress(results: Results) -> str:
     state = "complete" if next_run(QUICK, results) is None else "not complete yet"
     return (
         f"{runs} runs are stored. The quick matrix is {state}; the full matrix ({len(SCENARIOS)} scenarios, "
-        f"{len(METHODS)} methods, {FULL.seeds} seeds, {FULL.rates} learning rates) is not complete yet. "
+        f"{len(METHODS)} methods, {len(SEEDS)} seeds, {FULL.rates} learning rates) is not complete yet. "
         "Read a verdict with its number of seeds."
     )
 
@@ -181,17 +181,19 @@ def _scenario(results: Results, name: str) -> Iterator[str]:
     for budget, words in BUDGETS.items():
         found = cells(results, name, budget)
         if any(found.values()):
-            yield f"At {words}:\n\n" + _table(found)
+            failed = {method: failure(results, name, method, budget) for method in found}
+            yield f"At {words}:\n\n" + _table(found, failed)
         else:
             yield f"At {words}: {NOT_RUN}.\n"
 
 
-def _table(found: dict[str, Cell | None]) -> str:
+def _table(found: dict[str, Cell | None], failed: dict[str, str | None]) -> str:
     baseline = found.get(BASELINE)
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for name, one in found.items():
         if one is None:
-            lines.append(f"| {METHODS[name].label} | {NOT_RUN} |{' |' * (len(COLUMNS) - 2)}")
+            state = NOT_RUN if failed[name] is None else f"failed: {failed[name]}"
+            lines.append(f"| {METHODS[name].label} | {state} |{' |' * (len(COLUMNS) - 2)}")
             continue
         difference = None if baseline is None or one is baseline else against(one, baseline)
         compared = ("", "") if difference is None else (conclusions.points(difference), verdict(difference) or "")

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from bench.evidence.api import EvidenceError
 from bench.evidence.runs import VERSION, Run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -30,12 +31,15 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """Read the file; without one, or with one of another version, nothing is stored yet."""
+        """Read the file; without one nothing is stored yet. Raises `EvidenceError` for results of another version."""
         if not path.is_file():
             return cls(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["about"]["version"] != VERSION:
-            return cls(path)
+            raise EvidenceError(
+                f"{path} has results of version {content['about']['version']}, which cannot be compared with those of "
+                f"version {VERSION}. Delete it to run the matrix again."
+            )
         return cls(path, content["about"], {run["key"]: run for run in content["runs"]})
 
     def of(self, run: Run) -> Result | None:
@@ -54,6 +58,13 @@ class Results:
         """Return the file's content: JSON with a line for each run, so that a diff shows the new ones."""
         lines = ",\n".join(json.dumps(run) for run in self.runs.values())
         return f'{{"about": {json.dumps(self.about)},\n"runs": [\n{lines}\n]}}\n'
+
+    def check_model(self, model: str) -> None:
+        """Raise `EvidenceError` if the stored runs trained another model."""
+        if self.runs and self.about["model"] != model:
+            raise EvidenceError(
+                f"{self.path} has results of {self.about['model']}, not of {model}. Name another file with --results."
+            )
 
     def select(self, **wanted: object) -> list[Result]:
         """Return the runs whose fields have these values."""

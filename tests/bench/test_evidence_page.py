@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.evidence import conclusions, page
+from bench.evidence.api import EvidenceError
 from bench.evidence.cells import cell, cells
 from bench.evidence.cost import Tokens, job_tokens
 from bench.evidence.intervals import Estimate, difference, mean_of, mean_over_seeds, verdict
@@ -145,7 +146,7 @@ def test_rate_is_chosen_on_validation_rows_only(tmp_path: Path) -> None:
 
 
 def test_a_stored_run_is_not_planned_again(tmp_path: Path) -> None:
-    size = Size(("clean",), ("sft",), rates=2, seeds=2)
+    size = Size(("clean",), ("sft",), rates=2)
     results, planned = stored(tmp_path), []
     while run := next_run(size, results):
         planned.append(run)
@@ -156,6 +157,7 @@ def test_a_stored_run_is_not_planned_again(tmp_path: Path) -> None:
         (1, (rates[0],)),
         (1, (rates[1],)),
         (2, (max(rates[:2]),)),
+        (3, (max(rates[:2]),)),
     ]
     assert next_run(size, Results.read(results.path)) is None
 
@@ -226,3 +228,28 @@ def test_page_says_what_has_not_been_run(tmp_path: Path) -> None:
     assert "| GRPO, 8 rollouts | not run yet |" in text
     assert "At equal operations: not run yet." in text
     assert f"- {SCENARIOS['few'].title}" in text
+
+
+def test_page_says_why_a_method_failed(tmp_path: Path) -> None:
+    run = Run("clean", "grpo", 1, (1e-3,), STEPS)
+    failed = {"key": run.key, **vars(run), "rates": [1e-3], "failed": "no row is left to train on"}
+    results = stored(tmp_path, *of_method("sft", (0.5,)), failed)
+    assert f"| {METHODS['grpo'].label} | failed: no row is left to train on |" in page.files(results)["evidence.md"]
+
+
+def test_results_of_another_model_or_version_are_refused(tmp_path: Path) -> None:
+    results = stored(tmp_path, *of_method("sft", (0.5,)))
+    results.check_model("tiny")
+    with pytest.raises(EvidenceError, match=r"has results of tiny, not of large. Name another file with --results."):
+        results.check_model("large")
+    results.path.write_text(results.text().replace('"version": 1', '"version": 0'), encoding="utf-8")
+    with pytest.raises(EvidenceError, match="results of version 0"):
+        Results.read(results.path)
+
+
+def test_reference_is_not_run_twice(tmp_path: Path) -> None:
+    results = stored(tmp_path, *of_method("gft", (0.5, 0.6), flops=3e12))
+    assert not any(run.budget == "flops" and run.method == "gft" for run in runs(FULL, results))
+    found = cell(results, "clean", "gft", "flops")
+    assert found is not None
+    assert list(found.runs) == [1, 2]
