@@ -21,6 +21,7 @@ QUESTIONS = (
     ("gft", "rejection"),
     ("gft", "grpo"),
     ("gft", "gft-no-teacher"),
+    ("gft-no-push-down", "gft"),
     ("sft-graded", "sft"),
     ("gft-graded", "sft-graded"),
     ("gft-tau-0", "gft"),

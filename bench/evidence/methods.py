@@ -179,6 +179,8 @@ class Method:
 
     name: str
     label: str
+    description: str
+    """What its jobs are, for the page."""
     stages: tuple[Stage, ...]
     parts: tuple[str, ...] = ()
     """Of a chain: the methods whose chosen learning rate each stage but the last one takes."""
@@ -211,54 +213,74 @@ def _has_wrong(scenario: Scenario) -> bool:
     return scenario.has_wrong_demonstrations
 
 
-BASE: Final = Method("base", "no training", ())
+BASE: Final = Method("base", "no training", "the base model", ())
 METHODS: Final = {
     method.name: method
     for method in (
-        Method("sft", "SFT on the demonstrations", (_SFT,)),
+        Method("sft", "SFT", "`supervised` on all demonstrations", (_SFT,)),
         Method(
             "sft-graded",
-            "SFT on the demonstrations that pass the grader",
+            "SFT on graded demonstrations",
+            "`supervised` on the demonstrations that pass the grader",
             (Stage(MethodType.supervised, IMITATION, prepare=graded_demonstrations),),
             fits=_has_wrong,
         ),
-        Method("gft", "GFT, tau 0.7, 1 + 3 + 4", (_GFT,)),
+        Method(
+            "gft", "GFT", "`gft` with tau 0.7 and groups of 1 demonstration, 3 teacher answers, 4 rollouts", (_GFT,)
+        ),
         Method(
             "rejection",
-            "rejection sampling: SFT on the base model's right answers",
+            "rejection sampling",
+            f"`supervised` on the right ones of {SAMPLES} sampled answers of the base model to each prompt",
             (Stage(MethodType.supervised, IMITATION, prepare=own_passing_answers),),
         ),
-        Method("grpo", "GRPO, 8 rollouts", (_GRPO,)),
-        Method("gft-no-teacher", "GFT, tau 0.7, 1 + 0 + 7", (_gft(0.7, teacher=0, own=7),)),
+        Method("grpo", "GRPO", "`reinforcement` with 8 rollouts", (_GRPO,)),
+        Method(
+            "gft-no-teacher",
+            "GFT without teachers",
+            "`gft` with groups of 1 demonstration and 7 rollouts",
+            (_gft(0.7, teacher=0, own=7),),
+        ),
         Method(
             "gft-no-push-down",
-            "GFT, tau 0.7, 1 + 3 + 4, others' wrong answers not pushed down",
+            "GFT without push-down",
+            "`gft` with `off_policy_push_down: none`: wrong demonstrations and teacher answers get no gradient",
             (_gft(0.7, off_policy_push_down="none"),),
         ),
         Method(
             "sft-passing",
-            "SFT on all right answers of the group",
+            "SFT on all right answers",
+            "`supervised` on every right answer of the group: demonstrations and teacher answers",
             (Stage(MethodType.supervised, IMITATION, prepare=passing_answers),),
             fits=_has_teachers,
         ),
         Method(
             "gft-graded",
-            "GFT, tau 0.7, without the demonstrations that fail the grader",
+            "GFT on graded demonstrations",
+            "`gft`; a demonstration that fails the grader leaves its group",
             (_gft(0.7, prepare=graded_or_bare),),
             fits=_has_wrong,
         ),
-        Method("dft", "DFT on the demonstrations", (Stage(MethodType.dft, IMITATION),)),
-        Method("gft-tau-0", "GFT, tau 0, 1 + 3 + 4", (_gft(0.0),)),
-        Method("gft-tau-1", "GFT, tau 1, 1 + 3 + 4", (_gft(1.0),)),
+        Method("dft", "DFT", "`dft` on all demonstrations", (Stage(MethodType.dft, IMITATION),)),
+        Method("gft-tau-0", "GFT with tau 0", "`gft` with an unbounded weight of unlikely tokens", (_gft(0.0),)),
+        Method("gft-tau-1", "GFT with tau 1", "`gft` with every token weighted by its probability", (_gft(1.0),)),
         Method(
             "dpo",
-            "DPO, a right against a wrong answer of the group",
+            "DPO",
+            f"`dpo` on a right and a wrong answer of the group and {SAMPLES} sampled answers of the base model",
             (Stage(MethodType.dpo, PREFERENCE, prepare=best_and_worst),),
         ),
-        Method("offline-grpo", "offline GRPO on stored groups", (_gft(0.0, teacher=7, own=0, prepare=stored_groups),)),
-        Method("sft-grpo", "SFT, then GRPO", (_SFT, _GRPO), ("sft",)),
-        Method("gft-grpo", "GFT, then GRPO", (_GFT, _GRPO), ("gft",)),
-        Method("sft-gft-grpo", "SFT, then GFT, then GRPO", (_SFT, _GFT, _GRPO), ("sft", "gft")),
+        Method(
+            "offline-grpo",
+            "offline GRPO",
+            f"`gft` with tau 0 on stored groups: the given answers and {SAMPLES} sampled ones of the base model",
+            (_gft(0.0, teacher=7, own=0, prepare=stored_groups),),
+        ),
+        Method("sft-grpo", "SFT, then GRPO", "a chain of two jobs", (_SFT, _GRPO), ("sft",)),
+        Method("gft-grpo", "GFT, then GRPO", "a chain of two jobs", (_GFT, _GRPO), ("gft",)),
+        Method(
+            "sft-gft-grpo", "SFT, then GFT, then GRPO", "a chain of three jobs", (_SFT, _GFT, _GRPO), ("sft", "gft")
+        ),
     )
 }
 """By name, the most informative first."""

@@ -81,13 +81,13 @@ def write(results: Results, directory: Path) -> None:
 def files(results: Results) -> dict[str, str]:
     """Return the page and its plots by name."""
     present = [name for name in SCENARIOS if cell(results, name, BASE.name) or _known(results, name)]
-    panels = [(SCENARIOS[name].title, _known(results, name)) for name in present]
+    panels = [(_capital(SCENARIOS[name].title), _known(results, name)) for name in present]
     return {
         "evidence.md": page(results, present),
         ACCURACY_PLOT: plots.accuracy_plot(panels),
         DRIFT_PLOT: plots.scatter(
             [
-                (title, [Point(one.method.name, one.drift.mean, one.accuracy.mean) for one in known])
+                (title, [Point(one.method.label, one.drift.mean, one.accuracy.mean) for one in known])
                 for title, known in panels
             ],
             "forward KL to the base model",
@@ -95,7 +95,7 @@ def files(results: Results) -> dict[str, str]:
         ),
         OLD_PLOT: plots.scatter(
             [
-                (title, [Point(one.method.name, one.old.mean, one.accuracy.mean) for one in known])
+                (title, [Point(one.method.label, one.old.mean, one.accuracy.mean) for one in known])
                 for title, known in panels
             ],
             "share of the old task that is still right",
@@ -107,7 +107,7 @@ def files(results: Results) -> dict[str, str]:
 def page(results: Results, present: Sequence[str]) -> str:
     """Return the text of docs/evidence.md."""
     missing = [name for name in SCENARIOS if name not in present]
-    parts = [INTRODUCTION, *_summary(results, present), _protocol(results), "## Results", MEANING]
+    parts = [INTRODUCTION, *_summary(results, present), _protocol(results), _methods(), "## Results", MEANING]
     parts += [f"![Accuracy of each method with its 95 % interval]({ACCURACY_PLOT})\n"]
     for name in present:
         parts += _scenario(results, name)
@@ -121,7 +121,7 @@ def page(results: Results, present: Sequence[str]) -> str:
 
 
 def _point(one: Cell, across: Estimate) -> Point:
-    return Point(one.method.name, across.mean, one.accuracy.mean)
+    return Point(one.method.label, across.mean, one.accuracy.mean)
 
 
 def _known(results: Results, scenario: str) -> list[Cell]:
@@ -172,6 +172,11 @@ def _protocol(results: Results) -> str:
         test=TEST_ROWS,
         old=OLD_ROWS,
     )
+
+
+def _methods() -> str:
+    lines = [f"| {method.label} | {method.description} |" for method in METHODS.values()]
+    return "## The methods\n| method | jobs |\n|---|---|\n" + "\n".join(lines) + "\n"
 
 
 def _scenario(results: Results, name: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ STYLE: Final = (
     ".bar{stroke:#6cb8ea}.dot{fill:#6cb8ea}.box{fill:#0d1117;stroke:#3d444d}}"
 )
 WIDTH: Final = 860
-LEFT: Final = 420
+LEFT: Final = 260
 """Width of the column of labels."""
 ROW: Final = 24
 MARGIN: Final = 16
@@ -62,30 +62,35 @@ def scatter(panels: Sequence[tuple[str, Sequence[Point]]], x_label: str, y_label
     parts: list[str] = []
     top = MARGIN
     for title, points in panels:
-        largest = max([point.x for point in points] + [0.1]) * 1.15
+        largest = 4 * _step(max([point.x for point in points], default=0.0) / 4)
         parts.append(_text(MARGIN, top + 16, title, "title"))
-        top += 28
-        left, right, bottom = MARGIN + 50, WIDTH - 150, top + PANEL
+        top += 44
+        left, right, bottom = MARGIN + 50, WIDTH - 190, top + PANEL
         for tick in range(5):
             y = round(bottom - PANEL * tick / 4, 1)
             x = round(left + (right - left) * tick / 4, 1)
             parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
             parts.append(_text(left - 6, y + 4, f"{25 * tick} %", "small", "end"))
-            parts.append(_text(x, bottom + 16, f"{largest * tick / 4:.2g}", "small", "middle"))
+            parts.append(_text(x, bottom + 16, f"{largest * tick / 4:g}", "small", "middle"))
         parts.append(_text((left + right) / 2, bottom + 34, x_label, "small", "middle"))
-        parts.append(_text(left, top - 2, y_label, "small"))
+        parts.append(_text(left, top - 8, y_label, "small"))
         placed: list[tuple[float, float]] = []
         for point in sorted(points, key=lambda point: -point.y):
             x = round(left + (right - left) * point.x / largest, 1)
             y = round(bottom - PANEL * point.y, 1)
             parts.append(f'<circle class="dot" cx="{x}" cy="{y}" r="4"/>')
             label = y + 4
-            while any(abs(label - other) < 12 and abs(x - place) < 110 for place, other in placed):
+            while any(abs(label - other) < 12 and abs(x - place) < 150 for place, other in placed):
                 label += 12
             placed.append((x, label))
             parts.append(_text(x + 9, round(label, 1), point.label, "small"))
         top = bottom + 54
     return _document(top, f"{y_label} against {x_label}, by scenario and method", parts)
+
+
+def _step(least: float) -> float:
+    """Return a round distance of at least `least` between two labels of an axis."""
+    return next((step for step in (0.05, 0.1, 0.25, 0.5, 1.0) if step >= least), 2.0)
 
 
 def _scaled(share: float) -> float:
