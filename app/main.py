@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from app.api import errors, examples, shutdown, static_pages
+from app.api.eval_run_checker import EvalRunChecker
 from app.api.inference_slots import InferenceSlots
 from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
@@ -32,6 +33,8 @@ from app.api.routes import (
     completions,
     dashboard,
     estimate,
+    eval_runs,
+    evals,
     exports,
     files,
     fine_tuning,
@@ -71,7 +74,8 @@ from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup
-from app.core.graders.toolbox import ExternalServices, Toolbox
+from app.core.evals.services import external_services
+from app.core.graders.toolbox import Toolbox
 from app.core.inference.engines import Engines
 from app.core.inference.usage import Recorder
 from app.core.lookup_cache import LookupCache
@@ -93,6 +97,7 @@ TAGS: Final = [
     {"name": "Checkpoint permissions", "description": "Share a model or a checkpoint with other projects."},
     {"name": "Workers", "description": "The machines that train: their hardware, their state and their jobs."},
     {"name": "Graders", "description": "Test a grader before a job uses it."},
+    {"name": "Evals", "description": "Grade the answers of models to the rows of a file, and compare models."},
     {"name": "Teachers", "description": "API keys for the servers that jobs use as teachers."},
     {"name": "Models", "description": "Base models and trained adapters."},
     {"name": "Exports", "description": "Finished artefacts made from fine-tuned models, as background jobs."},
@@ -133,6 +138,8 @@ V1: Final = (
     estimate,
     regrade,
     lint,
+    eval_runs,
+    evals,
     files,
     uploads,
     graders,
@@ -216,7 +223,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.served_models = ServedModels(database, settings, app.state.inference_threads)
     app.state.usage = Recorder(database)
     app.state.id_tokens = IdTokens(app.state.egress)
-    app.state.graders = Toolbox(_outside(settings), limit_seconds=GRADER_LIMIT_SECONDS, niceness=GRADER_NICENESS)
+    app.state.graders = Toolbox(
+        external_services(settings), limit_seconds=GRADER_LIMIT_SECONDS, niceness=GRADER_NICENESS
+    )
     app.state.store = open_store(
         settings.storage_dir, settings.storage_url, settings.storage_endpoint, settings.storage_region
     )
@@ -225,6 +234,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.slow = SlowPools()
     app.state.lengths = LengthCache()
     app.state.linter = Linter(database, app.state.store, app.state.graders, app.state.slow)
+    app.state.eval_checks = EvalRunChecker(database, app.state.store, settings, app.state.engines, app.state.graders)
     app.state.row_checker = RowChecker(database, app.state.store, settings.models_dir, app.state.slow)
     for routes in V1:
         app.include_router(routes.router, prefix="/v1")
@@ -243,14 +253,3 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestPaths, root_path=settings.root_path)
     app.add_middleware(HeadRequests)  # the last middleware added is the outermost one
     return app
-
-
-def _outside(settings: Settings) -> ExternalServices:
-    """Return what graders may reach and the secrets that they use: the same as in the trainer."""
-    key, secret = settings.judge_api_key, settings.grader_signing_secret
-    return ExternalServices(
-        judge_url=settings.judge_url,
-        judge_api_key=key.get_secret_value() if key else None,
-        allowed_private_hosts=settings.allowed_private_hosts,
-        signing_secret=secret.get_secret_value() if secret else None,
-    )

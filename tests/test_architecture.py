@@ -60,15 +60,20 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.teachers": "app.core.accounts app.core.db app.core.egress app.core.errors app.core.ids"
         " app.core.models app.core.secrets app.core.spec",
         "app.core.jobs": "app.core.accounts app.core.chat app.core.db app.core.egress app.core.errors"
-        " app.core.estimates app.core.exports app.core.files app.core.graders app.core.ids app.core.lint"
-        " app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers app.core.tracing"
-        " app.core.webhooks app.core.workers app.core.plurals",
+        " app.core.estimates app.core.evals.tables app.core.exports app.core.files app.core.graders app.core.ids"
+        " app.core.lint app.core.models app.core.prometheus app.core.spec app.core.storage app.core.teachers"
+        " app.core.tracing app.core.webhooks app.core.workers app.core.plurals",
         "app.core.inference": "app.core.accounts app.core.chat app.core.db app.core.errors app.core.ids"
         " app.core.jobs app.core.models app.core.plurals app.core.prometheus app.core.retry app.core.settings"
         " app.core.spec app.core.storage",
-        "app.core.tables": "app.core.db app.core.accounts.tables app.core.exports.tables app.core.files.tables"
-        " app.core.inference.tables app.core.jobs.tables app.core.models.tables app.core.teachers.tables"
-        " app.core.webhooks.tables app.core.workers.tables",
+        "app.core.evals.tables": "app.core.db",
+        # above inference: a run asks models as the gateway does
+        "app.core.evals": "app.core.accounts app.core.chat app.core.egress app.core.errors app.core.evals.tables"
+        " app.core.graders app.core.ids app.core.inference app.core.plurals app.core.settings app.core.spec"
+        " app.core.webhooks",
+        "app.core.tables": "app.core.db app.core.accounts.tables app.core.evals.tables app.core.exports.tables"
+        " app.core.files.tables app.core.inference.tables app.core.jobs.tables app.core.models.tables"
+        " app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
         # the API, one layer over the other
         "app.auth": "app.core",
         "app.api": "app.core app.auth",
@@ -147,8 +152,8 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "rouge_score": "app.core.graders.checks.similarity",
         "reasoning_gym": "app.core.graders.checks.reasoning_gym app.sources.reasoning_gym_rows",
         "jiter": "app.core.spec.json_lines",
-        "jsonschema": "app.core.graders.checks.json_schema app.core.spec.graders",
-        "referencing": "app.core.graders.checks.json_schema",
+        "jsonschema": "app.core.graders.checks.json_schema app.core.graders.checks.item_schema app.core.spec.graders",
+        "referencing": "app.core.graders.checks.json_schema app.core.graders.checks.item_schema",
         "pydantic_monty": "app.core.graders.python_sandbox",
         "standardwebhooks": "app.core.graders.toolbox app.core.webhooks.deliveries",
         # command line and outgoing HTTP

@@ -16,7 +16,7 @@ from celery.app.amqp import AMQP
 from kombu.connection import Connection
 
 from app.core import logging, prometheus, settings
-from app.core.broker import EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import EVAL_TASK, EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
 from app.core.workers.presence import DEFAULT_QUEUE, TRAIN_QUEUE
 from worker.presence import Presence
@@ -89,6 +89,7 @@ def _notify_leftovers(**_: Any) -> None:
     app.send_task(VALIDATE_TASK, queue=DEFAULT_QUEUE)
     app.send_task(LINT_TASK, queue=DEFAULT_QUEUE)
     app.send_task(EXPORT_TASK, queue=DEFAULT_QUEUE)
+    app.send_task(EVAL_TASK, queue=DEFAULT_QUEUE)
     app.send_task(PULL_TASK, queue=DEFAULT_QUEUE)
     app.send_task(WEBHOOK_TASK, queue=DEFAULT_QUEUE)
 

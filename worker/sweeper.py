@@ -6,8 +6,9 @@ import structlog
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
-from app.core.broker import EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
+from app.core.broker import EVAL_TASK, EXPORT_TASK, LINT_TASK, PULL_TASK, TRAIN_TASK, VALIDATE_TASK, WEBHOOK_TASK
 from app.core.db import Database
+from app.core.evals import claims as eval_claims
 from app.core.exports import claims as export_claims
 from app.core.files import validation_claims
 from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries, row_checks
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 _QUEUES: Final = {
     TRAIN_TASK: "train",
-    **dict.fromkeys((VALIDATE_TASK, LINT_TASK, EXPORT_TASK, PULL_TASK, WEBHOOK_TASK), "default"),
+    **dict.fromkeys((VALIDATE_TASK, LINT_TASK, EXPORT_TASK, EVAL_TASK, PULL_TASK, WEBHOOK_TASK), "default"),
 }
 
 
@@ -38,6 +39,7 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
     with database.transaction() as session:
         files_wait = validation_claims.any_waiting(session) or row_checks.any_due(session)
         exports_due = export_claims.any_due(session)
+        evals_due = eval_claims.any_due(session)
         pulls_due = pulls.any_due(session)
         webhooks_due = deliveries.any_due(session)
     if files_wait:
@@ -45,6 +47,8 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
     notify_linting(database, app)
     if exports_due:
         notify(app, EXPORT_TASK)
+    if evals_due:
+        notify(app, EVAL_TASK)
     if pulls_due:
         notify(app, PULL_TASK)
     if webhooks_due:

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from app.core import scratch, settings
 from app.core.broker import (
+    EVAL_TASK,
     EXPORT_TASK,
     LINT_TASK,
     PULL_TASK,
@@ -33,7 +34,17 @@ from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.storage.opening import open_store
 from app.core.workers.presence import TRAIN_QUEUE
-from worker import exports, file_validation, job_lint, model_pulls, presence, row_checking, sweeper, webhook_sender
+from worker import (
+    eval_runs,
+    exports,
+    file_validation,
+    job_lint,
+    model_pulls,
+    presence,
+    row_checking,
+    sweeper,
+    webhook_sender,
+)
 from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
 from worker.maintenance import expiry, orphaned_blobs
 from worker.runner import Runner
@@ -184,6 +195,24 @@ def make_exports() -> None:
         log.warning("export.database_unavailable")
     finally:
         _EXPORTING.release()
+
+
+_EVALUATING: Final = threading.Lock()
+"""Held while this process runs an eval: one at a time, so that other short tasks find a thread."""
+
+
+@app.task(name=EVAL_TASK)
+def run_evals() -> None:
+    """Run all evals that are due, unless another thread of this worker is already running one."""
+    if not _EVALUATING.acquire(blocking=False):
+        return
+    try:
+        while not DRAIN.begun and eval_runs.run_one(_database(), _store(), _settings(), _key_ring(), DRAIN):
+            _notify_webhooks()
+    except DatabaseUnavailable:
+        log.warning("eval_run.database_unavailable")
+    finally:
+        _EVALUATING.release()
 
 
 _PULLING: Final = threading.Lock()

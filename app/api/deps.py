@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import BackgroundTasks, Depends, Header, Request
 
+from app.api.eval_run_checker import EvalRunChecker
 from app.api.inference_threads import InferenceThreads
 from app.api.job_reader import JobReader
 from app.api.linter import Linter
@@ -55,6 +56,7 @@ Threads = Annotated[InferenceThreads, _from_state("inference_threads")]
 InferenceEngines = Annotated[Engines, _from_state("engines")]
 Jobs = Annotated[JobReader, _from_state("jobs")]
 Lengths = Annotated[LengthCache, _from_state("lengths")]
+EvalChecks = Annotated[EvalRunChecker, _from_state("eval_checks")]
 Lints = Annotated[Linter, _from_state("linter")]
 Ready = Annotated[Readiness, _from_state("readiness")]
 RowChecks = Annotated[RowChecker, _from_state("row_checker")]

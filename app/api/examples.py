@@ -45,6 +45,24 @@ EXAMPLES: Final[dict[str, Any]] = {
     "ValidateGrader": {"grader": _GRADER},
     "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},
     "Regrade": {"grader": _GRADER, "step_from": 1, "limit": 100},
+    "CreateEval": {
+        "name": "sums",
+        "data_source_config": {
+            "type": "custom",
+            "item_schema": {"type": "object", "properties": {"reference_answer": {"type": "string"}}},
+            "include_sample_schema": True,
+        },
+        "testing_criteria": [_GRADER],
+    },
+    "UpdateEval": {"name": "sums of two numbers"},
+    "CreateEvalRun": {
+        "data_source": {
+            "type": "completions",
+            "model": "ft:smollm2-135m-instruct:default:arithmetic:abc12345",
+            "source": {"type": "file_id", "id": "file-abc123"},
+            "sampling_params": {"temperature": 0, "max_completion_tokens": 64},
+        },
+    },
     "GrantPermissions": {"project_ids": ["proj_abc123"]},
     "PullModel": {"model": "Qwen/Qwen3-0.6B"},
     "CreateExport": {"format": "merged"},

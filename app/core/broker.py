@@ -15,6 +15,7 @@ TRAIN_TASK = "train.run_next"
 VALIDATE_TASK = "files.validate_next"
 LINT_TASK = "jobs.lint_next"
 EXPORT_TASK = "exports.make_next"
+EVAL_TASK = "evals.run_next"
 PULL_TASK = "models.pull_next"
 WEBHOOK_TASK = "webhooks.deliver"
 
@@ -103,6 +104,11 @@ def notify_linting(url: str) -> None:
 def notify_exports(url: str) -> None:
     """Notify workers that an export of a model is due."""
     _notifier(url, EXPORT_TASK, "default").notify()
+
+
+def notify_evals(url: str) -> None:
+    """Notify workers that a run of an eval is due."""
+    _notifier(url, EVAL_TASK, "default").notify()
 
 
 def notify_pulls(url: str) -> None:

@@ -129,6 +129,16 @@ def export_id() -> str:
     return _new("export-")
 
 
+def eval_id() -> str:
+    """An eval, `eval_...`."""
+    return _new("eval_")
+
+
+def eval_run_id() -> str:
+    """A run of an eval, `evalrun_...`."""
+    return _new("evalrun_")
+
+
 def oidc_trust_id() -> str:
     """A trust in a CI system's tokens, `trust_...`."""
     return _new("trust_")

@@ -75,6 +75,12 @@ EXPORTS: Final = Counter(
     ["outcome"],
     registry=WORKER,
 )
+EVAL_RUNS: Final = Counter(
+    "grouptune_eval_runs",
+    "Attempts at runs of evals that this worker has ended, by outcome.",
+    ["outcome"],
+    registry=WORKER,
+)
 WEBHOOKS: Final = Counter(
     "grouptune_webhook_tries", "Webhook delivery attempts, by resulting state.", ["state"], registry=WORKER
 )

@@ -181,7 +181,8 @@ class Stack:
             extra=self.inference,
         )
         self._start_worker("train", "-c", "1")
-        self._start_worker("default", "-c", "4")
+        # Runs of evals sample from the engine.
+        self._start_worker("default", "-c", "4", extra=self.inference)
 
     def _start_inference(self) -> None:
         """Start the embedded inference engine, unless the operator has engines."""
@@ -199,7 +200,7 @@ class Stack:
             "serve", SERVE_STOP_GRACE_SECONDS, "worker.serving", "--port", str(port), extra=self.inference
         )
 
-    def _start_worker(self, queue: str, *options: str) -> None:
+    def _start_worker(self, queue: str, *options: str, extra: Mapping[str, str] | None = None) -> None:
         base = (
             "celery",
             "-A",
@@ -213,7 +214,7 @@ class Stack:
             "threads",
         )
         chatter = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
-        self._start_python(f"worker-{queue}", WORKER_STOP_GRACE_SECONDS, *base, *options, *chatter)
+        self._start_python(f"worker-{queue}", WORKER_STOP_GRACE_SECONDS, *base, *options, *chatter, extra=extra)
 
     def _start_python(
         self, name: str, stop_grace_seconds: float, module: str, *arguments: str, extra: Mapping[str, str] | None = None

@@ -13,6 +13,7 @@ from fastapi.routing import iter_route_contexts
 from app.auth.scopes import declared
 from app.core.accounts.audit import Actor
 from app.core.accounts.scopes import ALL, Scope, expand
+from app.core.evals import runs
 from app.core.files import chunked_uploads
 from app.core.jobs import leases, outcomes
 from app.core.jobs.tables import Checkpoint
@@ -27,6 +28,7 @@ from app.core.webhooks.events import EventType, emit
 from app.main import PUBLIC, create_app
 from tests.api.conftest import SECRET_KEY
 from tests.api.server import Server, new_key, new_project
+from tests.evals import completed_run
 from tests.setup_jobs import make_job, metrics_csv, stored_file
 from tests.setup_models import stored_export
 
@@ -42,6 +44,10 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/files/{file_id}/convert/preview"): {},
     ("POST", "/v1/files/{file_id}/lint"): {"grader": {"type": "math", "reference": "1"}},
     ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
+    ("POST", "/v1/evals/{eval_id}"): {"name": "x"},
+    ("POST", "/v1/evals/{eval_id}/runs"): {
+        "data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {}}]}}
+    },
     ("POST", "/v1/models/{model:path}/exports"): {"format": "merged"},
     ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},
     ("POST", "/v1/fine_tuning/jobs/{job_id}/regrade"): {"grader": {"type": "math", "reference": "1"}},
@@ -158,6 +164,7 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
         )
         emit(session, project_id, EventType.cancelled, queued.id)
         export = stored_export(session, server.store, project_id, model)
+        run = completed_run(session, project_id)
         teacher_key = keys.put(session, Actor(project_id), KeyRing((SECRET_KEY,)), "https://x.example/v1", "k")
         session.add(Checkpoint(id="ftckpt_theirs", job_id=queued.id, attempt=1, step=1, blob="jobs/x/1", metrics={}))
         session.add(
@@ -185,6 +192,10 @@ def theirs(server: Server, tmp_path: Path) -> dict[str, str]:
             "delivery_id": delivery.id,
             "key_id": teacher_key.id,
             "export_id": export.id,
+            "eval_id": run.eval_id,
+            "run_id": run.id,
+            "baseline_id": run.id,
+            "output_item_id": runs.item_id(run.id, 1),
         }
 
 

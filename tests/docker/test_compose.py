@@ -148,10 +148,10 @@ def test_ports_are_local_and_engines_are_isolated() -> None:
         assert SERVICES[engine]["networks"] == ["data"]
 
 
-def test_only_the_api_reaches_the_inference_engines() -> None:
+def test_api_and_evals_alone_reach_the_engines() -> None:
     assert COMPOSE["networks"]["inference"]["internal"] is True
     members = {name for name, service in SERVICES.items() if "inference" in service.get("networks", ())}
-    assert members == {"api", "engine", "vllm"}
+    assert members == {"api", "worker-default", "engine", "vllm"}
     for name in ("engine", "vllm"):
         assert SERVICES[name]["networks"] == ["inference"]
         assert SERVICES[name]["secrets"] == ["serve_api_key"]
@@ -165,7 +165,9 @@ def test_vllm_has_the_tested_version() -> None:
 
 def test_engines_see_the_adapters_under_the_apis_path() -> None:
     path = SERVICES["api"]["environment"]["GROUPTUNE_SERVE_DIR"]
-    assert ("serving", path) in mounts(SERVICES["api"])
+    for name in ("api", "worker-default"):
+        assert SERVICES[name]["environment"]["GROUPTUNE_SERVE_DIR"] == path
+        assert ("serving", path) in mounts(SERVICES[name])
     for name in ("engine", "vllm"):
         assert f"serving:{path}:ro" in SERVICES[name]["volumes"]
         assert ("models", "/var/lib/grouptune-models") in mounts(SERVICES[name])

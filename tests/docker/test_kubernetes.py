@@ -132,18 +132,21 @@ def test_commands_match_compose_file() -> None:
     assert commands["Job grouptune-migrate"] == SERVICES["migrate"]["command"]
 
 
-def test_only_the_api_reaches_the_engine() -> None:
+def test_api_and_evals_alone_reach_the_engine() -> None:
     policies = {
         manifest["metadata"]["name"]: manifest["spec"]
         for manifest in manifests()
         if manifest["kind"] == "NetworkPolicy"
     }
-    engine, api = ({"matchLabels": {"app.kubernetes.io/name": f"grouptune-{name}"}} for name in ("engine", "api"))
+    label = "app.kubernetes.io/name"
+    engine = {"matchLabels": {label: "grouptune-engine"}}
+    values = ["grouptune-api", "grouptune-worker-default"]
+    clients = {"matchExpressions": [{"key": label, "operator": "In", "values": values}]}
     own = policies["grouptune-engine"]
     assert (own["podSelector"], own["policyTypes"], "egress" in own) == (engine, ["Ingress", "Egress"], False)
-    assert [rule["from"] for rule in own["ingress"]] == [[{"podSelector": api}]]
-    out = policies["grouptune-api-to-engine"]
-    assert (out["podSelector"], out["egress"][0]["to"]) == (api, [{"podSelector": engine}])
+    assert [rule["from"] for rule in own["ingress"]] == [[{"podSelector": clients}]]
+    out = policies["grouptune-to-engine"]
+    assert (out["podSelector"], out["egress"][0]["to"]) == (clients, [{"podSelector": engine}])
     [default] = policies["grouptune-default"]["podSelector"]["matchExpressions"]
     assert default == {"key": "app.kubernetes.io/name", "operator": "NotIn", "values": ["grouptune-engine"]}
 
@@ -175,7 +178,7 @@ def test_each_role_has_only_the_secrets_it_needs() -> None:
     worker = {"grouptune-worker", "grouptune-keys"}
     assert {name: secrets_of(pod) for name, pod in pods()} == {
         "Deployment grouptune-api": {"grouptune-api", "grouptune-keys", "grouptune-engine"},
-        "Deployment grouptune-worker-default": worker,
+        "Deployment grouptune-worker-default": worker | {"grouptune-engine"},
         "Deployment grouptune-worker-train": worker,
         "Deployment grouptune-engine": {"grouptune-engine"},
         "Job grouptune-migrate": {"grouptune-migrate"},

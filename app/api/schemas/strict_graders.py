@@ -18,6 +18,13 @@ def as_openai(grader: dict[str, Any]) -> dict[str, Any]:
     return grader | {"graders": _leaf(next(iter(grader["graders"].values())), _PARTS)}
 
 
+def as_openai_criterion(grader: dict[str, Any]) -> dict[str, Any]:
+    """Return a criterion of an eval in a form that the SDK's types accept. They have no `multi`."""
+    shown = _leaf(grader, _PARTS)
+    # Required by the SDK's type of this criterion alone.
+    return shown | {"pass_threshold": shown.get("pass_threshold", 1.0)} if shown["type"] == "text_similarity" else shown
+
+
 def _leaf(grader: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     if grader["type"] in known:
         return grader

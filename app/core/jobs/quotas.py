@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.core.accounts.projects import get_project
 from app.core.accounts.tables import ProjectUsage
 from app.core.errors import InvalidRequest, QuotaExceeded
+from app.core.evals.tables import EvalRun
 from app.core.exports.tables import Export
 from app.core.files.tables import File, Upload, UploadPart, UploadStatus
 from app.core.jobs.attempts import THIS_MONTH
@@ -73,9 +74,9 @@ def check_stored_bytes(session: Session, project_id: str, adding: int, limit: in
     stored = _stored_bytes(session, project_id)
     if stored + adding > limit:
         raise QuotaExceeded(
-            f"The project '{project.name}' stores {stored:,} bytes of files, uploads and exports and may store "
-            f"{limit:,} (stored_bytes); this {kind} has {adding:,}. Delete files or exports that are no longer needed, "
-            "or ask an administrator for a higher limit."
+            f"The project '{project.name}' stores {stored:,} bytes of files, uploads, exports and eval runs "
+            f"and may store {limit:,} (stored_bytes); this {kind} has {adding:,}. Delete files, exports or eval runs "
+            "that are no longer needed, or ask an administrator for a higher limit."
         )
 
 
@@ -97,7 +98,8 @@ def _jobs(session: Session, project_id: str, *statuses: JobStatus) -> int:
 def _stored_bytes(session: Session, project_id: str) -> int:
     files = select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)
     exports = select(func.coalesce(func.sum(Export.bytes), 0)).where(Export.project_id == project_id)
-    return sum(int(session.scalar(part) or 0) for part in (files, exports, _uploading(project_id)))
+    evals = select(func.coalesce(func.sum(EvalRun.bytes), 0)).where(EvalRun.project_id == project_id)
+    return sum(int(session.scalar(part) or 0) for part in (files, exports, evals, _uploading(project_id)))
 
 
 def _uploading(project_id: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import jsonschema
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     HttpUrl,
@@ -92,7 +93,7 @@ class TextSimilarityGrader(BaseGrader):
     @classmethod
     def _no_embeddings(cls, value: object) -> object:
         if value == "cosine":
-            raise ValueError("'cosine' compares embeddings and is for evals only, at OpenAI too; use 'rouge_l'")
+            raise ValueError("'cosine' compares embeddings, which this server does not compute; use 'rouge_l'")
         return value
 
 
@@ -141,6 +142,22 @@ class RegexGrader(BaseGrader):
         return pattern
 
 
+def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+            raise ValueError(f"has more than {MAX_SCHEMA_BYTES:,} bytes")
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"is not a JSON schema: {error.json_path}: {error.message[:200]}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], Field(max_length=1000), AfterValidator(_checked_schema)]
+"""A JSON schema, draft 2020-12."""
+
+
 class JsonSchemaGrader(BaseGrader):
     """Reward 1 when the input is JSON that matches the schema (draft 2020-12), else 0."""
 
@@ -150,21 +167,8 @@ class JsonSchemaGrader(BaseGrader):
     name: Name = "json_schema"
     input: Template = ANSWER
     """A template: the text that should be JSON."""
-    json_schema: Annotated[dict[str, Any], Field(alias="schema", max_length=1000)]
+    json_schema: Annotated[JsonSchema, Field(alias="schema")]
     """References to other documents are not followed."""
-
-    @field_validator("json_schema")
-    @classmethod
-    def _is_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
-                raise ValueError(f"has more than {MAX_SCHEMA_BYTES:,} bytes")
-            jsonschema.Draft202012Validator.check_schema(schema)
-        except jsonschema.SchemaError as error:
-            raise ValueError(f"is not a JSON schema: {error.json_path}: {error.message[:200]}") from error
-        except RecursionError as error:
-            raise ValueError("is nested too deeply") from error
-        return schema
 
 
 class ReasoningGymGrader(BaseGrader):

@@ -23,6 +23,9 @@ class EventType(StrEnum):
     checkpoint_created = "fine_tuning.job.checkpoint.created"
     export_succeeded = "model.export.succeeded"
     export_failed = "model.export.failed"
+    eval_run_succeeded = "eval.run.succeeded"
+    eval_run_failed = "eval.run.failed"
+    eval_run_canceled = "eval.run.canceled"
 
 
 # One row per subscribed endpoint; a project without endpoints costs one index lookup. The payload is stored as text, so

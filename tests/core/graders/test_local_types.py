@@ -198,7 +198,7 @@ def test_missing_fields_in_multi_parts() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (similarity("cosine"), "for evals only"),
+        (similarity("cosine"), "compares embeddings"),
         ({"type": "regex", "pattern": "("}, "is not a regular expression: missing )"),
         ({"type": "regex", "pattern": "(" * 1999 + ")" * 1999}, "is not a regular expression"),
         ({"type": "json_schema", "schema": {"type": "integre"}}, "is not a JSON schema: $.type"),
