@@ -12,6 +12,7 @@ from app.cli.dashboard import dashboard
 from app.cli.db import commands as db
 from app.cli.demo.command import demo
 from app.cli.doctor.command import doctor
+from app.cli.evals import commands as evals
 from app.cli.files import commands as files
 from app.cli.init import init
 from app.cli.jobs import commands as jobs
@@ -61,6 +62,7 @@ app.command()(profiles.logout)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(evals.app, name="evals")
 app.add_typer(keys.app, name="keys")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(trusts.app, name="trusts")

@@ -20,6 +20,7 @@ _TOP_LEVEL: Final = (
 _REQUIRED_FIELDS: Final = {
     "job": "`model`, `training_file` and `method`",
     "grader": "`type` and the fields of that type",
+    "eval": "`data_source_config` and `testing_criteria`",
     "grader, or job with one": "`type` and the fields of that type, or with `method`",
 }
 
@@ -79,10 +80,7 @@ def with_settings(body: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
     """
     changed = deepcopy(body)
     for pair in pairs:
-        path, equals, text = pair.partition("=")
-        steps = path.strip().split(".")
-        if not equals or not all(steps):
-            raise InvalidRequest(f"{pair!r} is not a setting. Write PATH=VALUE, such as hyperparameters.batch_size=8.")
+        steps, value = parse_setting(pair, "hyperparameters.batch_size=8")
         if steps[0] not in _TOP_LEVEL:
             kind = str((changed.get("method") or {}).get("type") or "supervised")
             changed.setdefault("method", {"type": kind})
@@ -92,11 +90,20 @@ def with_settings(body: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
             if not isinstance(place.get(step), dict):
                 place[step] = {}
             place = place[step]
-        try:
-            place[steps[-1]] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            place[steps[-1]] = text
+        place[steps[-1]] = value
     return changed
+
+
+def parse_setting(pair: str, example: str) -> tuple[list[str], Any]:
+    """Return the steps of the path and the value of `PATH=VALUE`, a value in YAML. Raises `InvalidRequest`."""
+    path, equals, text = pair.partition("=")
+    steps = path.strip().split(".")
+    if not equals or not all(steps):
+        raise InvalidRequest(f"{pair!r} is not a setting. Write PATH=VALUE, such as {example}.")
+    try:
+        return steps, yaml.safe_load(text)
+    except yaml.YAMLError:
+        return steps, text
 
 
 def with_gates(body: dict[str, Any], gates: list[str]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ SHORT: Final = 12
 LAST: Final = 24
 """The least width for the last column, in which text wraps."""
 STATUS_STYLES: Final = {
-    **dict.fromkeys(("succeeded", "processed", "completed", "delivered", "active", "alive"), "green"),
+    **dict.fromkeys(("succeeded", "processed", "completed", "delivered", "active", "alive", "pass"), "green"),
     **dict.fromkeys(("running", "in_progress"), "blue"),
     **dict.fromkeys(("queued", "validating_files", "uploaded", "pending", "paused", "draining"), "yellow"),
-    **dict.fromkeys(("failed", "error", "parked", "lost", "crashed", "revoked"), "red"),
-    **dict.fromkeys(("cancelled", "expired", "gone"), "dim"),
+    **dict.fromkeys(("failed", "fail", "error", "parked", "lost", "crashed", "revoked"), "red"),
+    **dict.fromkeys(("cancelled", "canceled", "expired", "gone"), "dim"),
 }
 _STATUS_COLUMNS: Final = ("status", "state", "outcome")
 
