@@ -21,7 +21,7 @@ def sums(client: OpenAI, tmp_path: Path) -> str:
 
 
 def test_form_fits_the_file(page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, tmp_path: Path) -> None:
-    """The method and the grader follow the chosen file, until the user chooses others."""
+    """The grader follows the chosen file, until the user chooses another one. The method is only suggested."""
     moods = [json.dumps({"prompt": "?", "completion": mood, "label": mood}) for mood in ("good", "bad") * 6]
     plain = json.dumps({"prompt": "Tell me a story.", "completion": "Once upon a time there was a fox."})
     contents = ("\n".join(moods).encode(), plain.encode(), write_rows(tmp_path / "sums.jsonl", 8).read_bytes())
@@ -48,15 +48,48 @@ def test_form_fits_the_file(page: Page, sign_in: SignIn, picture: Picture, clien
     picture(page, "new-job-suggested")
     page.get_by_role("button", name="Use the suggested grader").click()
     page.reload()
-    training.select_option(story)
-    expect(page.get_by_role("radio", name=re.compile("^Supervised"))).to_be_checked()
     training.select_option(numbers)
-    expect(page.get_by_role("radio", name=re.compile("^GFT"))).to_be_checked()
     expect(kind).to_have_value("math")
     page.get_by_role("radio", name=re.compile("^Reinforcement")).check()
     training.select_option(story)
     expect(kind).to_have_value("text_similarity")
+    expect(page.get_by_role("region", name="Suggested method")).to_contain_text(
+        "Supervised. The rows have demonstrations"
+    )
     expect(page.get_by_role("radio", name=re.compile("^Reinforcement"))).to_be_checked()
+
+
+def test_method_is_suggested_with_its_reason(
+    page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, tmp_path: Path
+) -> None:
+    """One click takes a suggestion, or leaves out the demonstrations that fail; nothing is chosen before."""
+    rows = [{"prompt": f"{n}+1=", "completion": str(n + 1 + (n % 5 == 0)), "answer": n + 1} for n in range(30)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = client.files.create(file=path, purpose="fine-tune").id
+    eventually(lambda: client.files.retrieve(file).status == "processed")
+    sign_in(page, f"/ui/new?training_file={file}")
+    suggested = page.get_by_role("region", name="Suggested method")
+    expect(suggested).to_contain_text("20% of the graded demonstrations fail the grader")
+    expect(page.get_by_role("radio", name=re.compile("^GFT"))).to_be_checked()
+    only_passing = page.get_by_role("checkbox", name="Train only the demonstrations that pass the grader")
+    page.get_by_role("button", name="Train without them").click()
+    expect(only_passing).to_be_checked()
+    only_passing.uncheck()
+    picture(page, "new-job-method")
+    page.get_by_role("button", name="Use Supervised with graded demonstrations").click()
+    expect(page.get_by_role("radio", name=re.compile("^Supervised"))).to_be_checked()
+    expect(only_passing).to_be_checked()
+    expect(suggested).to_contain_text("✓ Suggested for this file")
+    request = page.get_by_role("region", name="Request", exact=True).locator("pre").first
+    expect(request).to_contain_text('"demonstrations": "graded"')
+    expect(page.get_by_text("✓ Valid. 24 rows")).to_be_visible()
+    expect(page.get_by_role("region", name="Estimate")).to_contain_text(re.compile("80.% of the demonstrations pass"))
+    assert violations(page) == []
+    picture(page, "new-job-graded")
+    page.get_by_role("button", name="Use dark colours").click()
+    assert violations(page, "color-contrast") == []
+    picture(page, "new-job-graded-dark")
 
 
 def test_errors_stand_at_their_fields(page: Page, sign_in: SignIn, picture: Picture, sums: str) -> None:

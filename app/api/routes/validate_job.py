@@ -18,6 +18,7 @@ from app.api.validation_errors import explain_each
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
+from app.core.chat.encoding import Drop
 from app.core.db import Database
 from app.core.errors import InvalidRequest
 from app.core.files import uploads
@@ -27,7 +28,7 @@ from app.core.jobs.submission import JobRequest, PromptOverlap, SubmissionLimits
 from app.core.lint.report import LintReport
 from app.core.models import registry, weights
 from app.core.settings import Settings
-from app.core.spec.job import ImitationMethod
+from app.core.spec.job import ImitationMethod, JobSpec
 from app.core.spec.plan import resolve
 from app.core.storage.blobs import BlobStore
 
@@ -107,7 +108,11 @@ def _result(
 ) -> Validation:
     job, validated = found.job, found.validated
     use = {name: RowUse.model_validate(one) for name, one in row_checks.shown(checked.results).items()}
-    share = lint.passing_share if lint is not None and validated.spec.grades_demonstrations else None
+    share = 1.0
+    if lint is not None and lint.passing_share is not None and _leaves_out_rows(validated.spec):
+        share = lint.passing_share
+        if "rows" in use:
+            use["rows"] = _passing(use["rows"], share)
     plan = _plan(validated, *found.reports, use, settings, share)
     lost = chain(row_checks.problems(validated.spec, checked.results), of_control.problems)
     problems = [_problem(job.as_sent(problem)) for problem in lost]
@@ -130,6 +135,17 @@ def _result(
     )
 
 
+def _leaves_out_rows(spec: JobSpec) -> bool:
+    """Return whether the job leaves out rows whose demonstration does not pass. Groups keep them, without an expert."""
+    return spec.grades_demonstrations and isinstance(spec.settings, ImitationMethod)
+
+
+def _passing(use: RowUse, share: float) -> RowUse:
+    """Return the rows that an imitation job uses if this share of the demonstrations passes its grader."""
+    kept = round(use.used * share)
+    return RowUse(used=kept, dropped={**use.dropped, Drop.demonstration_rejected: use.used - kept})
+
+
 def _no_contrast(job: CreateJob, validated: ValidatedJob, lint: LintReport) -> list[ValidationProblem]:
     try:
         lint_queue.refuse_if_nothing(lint, validated.spec)
@@ -148,7 +164,7 @@ def _plan(
     validation: FileReport | None,
     use: Mapping[str, RowUse],
     settings: Settings,
-    passing_share: float | None,
+    passing_share: float,
 ) -> JobPlan | None:
     """Return the plan; None while the number of rows or the size of the model is unknown."""
     if training is None or validated.base_model is None:
@@ -158,11 +174,9 @@ def _plan(
     parameters = sizes.parameters if sizes else (model.entry.parameters if model.entry else None)
     if parameters is None:
         return None
-    rows = use["rows"].used if "rows" in use else training.rows
+    rows = use["rows"].used if "rows" in use else round(training.rows * passing_share)
     held_out = 0 if validation is None else validation.rows
     held_out = use["held_out_rows"].used if "held_out_rows" in use else held_out
-    if passing_share is not None and isinstance(validated.spec.settings, ImitationMethod):
-        rows = round(rows * passing_share)
     if not rows:
         return None
     plan = resolve(validated.spec, rows=rows, parameters=sizes.active if sizes else parameters)

@@ -189,7 +189,7 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda facts: (
             "All graded demonstrations pass the grader: imitation is the fastest way to learn from them."
             if facts.passing_share is not None
-            else "The rows have demonstrations, which were not graded: imitation is the fastest way to learn from them."
+            else "The rows have demonstrations, which are not graded: imitation is the fastest way to learn from them."
         ),
     ),
     Rule(

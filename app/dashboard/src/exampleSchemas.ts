@@ -33,6 +33,7 @@ export const SCHEMAS: Schemas = {
   ImitationMethod: {
     properties: {
       train_turns: { type: "string", enum: ["all", "last"], default: "all" },
+      demonstrations: { type: "string", enum: ["all", "graded"], default: "all" },
       hyperparameters: { $ref: "#/x/Hyperparameters" },
     },
   },

@@ -10,6 +10,7 @@ export type Attempt = Schemas["AttemptObject"];
 export type Series = Schemas["MetricSeries"];
 export type FileObject = Schemas["FileObject"];
 export type SuggestedGrader = Schemas["SuggestedGrader"];
+export type SuggestedMethod = Schemas["SuggestedMethod"];
 export type FileLint = Schemas["FileLint"];
 export type ConvertedRows = Schemas["ConvertedRows"];
 export type FileReport = Schemas["FileReportObject"];

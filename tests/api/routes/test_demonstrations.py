@@ -78,9 +78,13 @@ def test_estimate_and_plan_know_the_share(client: OpenAI, mixed_file: str) -> No
     assert (every["based_on"]["passing_share"], some["based_on"]["passing_share"]) == (None, 0.75)
     assert (every["groups"], some["groups"]) == (3 * 40, 3 * 30)
     assert some["grader_calls"] == 40
-    body = {"model": MODEL, "training_file": mixed_file, "method": graded()}
-    found: Any = client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
-    assert (found["valid"], found["plan"]["rows"]) == (True, 30)
+
+    def validation(model: str) -> Any:
+        body = {"model": model, "training_file": mixed_file, "method": graded()}
+        return client.post("/fine_tuning/jobs/validate", body=body, cast_to=object)
+
+    assert (validation(MODEL)["rows"], validation(MODEL)["plan"]["rows"]) == (None, 30)
+    assert validation("tiny")["rows"] == {"used": 30, "dropped": {"demonstration_rejected": 10}}
 
 
 def test_job_shows_the_grades(server: Server, client: OpenAI, mixed_file: str) -> None:

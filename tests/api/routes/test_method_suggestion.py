@@ -40,7 +40,7 @@ def test_methods_follow_the_grades(server: Server, client: OpenAI) -> None:
     assert "check the grader first" in wrong["suggestions"][0]["reason"]
     judged = suggestion(client, file_id, grader=JUDGE)
     assert (ranked(judged)[0], judged["graded"]) == (("supervised", "all"), None)
-    assert "were not graded" in judged["suggestions"][0]["reason"]
+    assert "are not graded" in judged["suggestions"][0]["reason"]
 
 
 def test_several_valid_answers_suggest_groups(server: Server, client: OpenAI) -> None:

@@ -30,7 +30,7 @@ CASES: Final[dict[str, tuple[dict[str, Any], list[tuple[str, str]], str]]] = {
         "30% of the graded demonstrations fail",
     ),
     "mostly prompts": ({"demonstrations": 48}, [("gft", "all"), ("supervised", "all")], "Only 48 of 480 rows"),
-    "not graded": ({"passing_share": None}, [("supervised", "all"), ("gft", "all")], "were not graded"),
+    "not graded": ({"passing_share": None}, [("supervised", "all"), ("gft", "all")], "are not graded"),
     "no grader": ({"has_grader": False, "passing_share": None}, [("supervised", "all")], "The rows have demonst"),
     "prompts": ({"demonstrations": 0, "passing_share": None}, [("reinforcement", "all")], "only rollouts"),
     "prompts without grader": (

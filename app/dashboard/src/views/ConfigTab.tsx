@@ -67,6 +67,7 @@ export function ConfigTab({ job }: { job: Job }) {
           {others.filter(([, value]) => value).map(([name, value]) => `, ${name} ${value}`)}.
         </p>
         <RowsUsed of={job} />
+        {job.demonstrations && <Grades of={job.demonstrations} />}
         {job.training_path?.lora_coverage != null && <AdapterCoverage path={job.training_path} />}
         {job.training_path?.name === "plain" && (
           <p class="notice hold" role="status">
@@ -100,6 +101,17 @@ interface Setting {
   path: string;
   value: string;
   byDefault: string | undefined;
+}
+
+/** The grades of a job that trains only the demonstrations that pass. */
+function Grades({ of: { total, passed, failed, errors } }: { of: NonNullable<Job["demonstrations"]> }) {
+  const others = [failed && `${failed} failed`, errors && `${errors} could not be graded`].filter(Boolean);
+  return (
+    <p class="notice" role="status">
+      <b>Demonstrations:</b> {passed} of {total} pass the grader and are trained{others.length > 0 && "; "}
+      {others.join(", ")}.
+    </p>
+  );
 }
 
 function AdapterCoverage({ path }: { path: NonNullable<Job["training_path"]> }) {

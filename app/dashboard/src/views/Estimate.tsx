@@ -1,7 +1,7 @@
 // Estimated time, memory and tokens of a job before it is created.
 import { useEffect, useState } from "preact/hooks";
 import { JOBS, post } from "../api";
-import { bytes, duration, number, plural } from "../format";
+import { bytes, duration, number, percent, plural } from "../format";
 import type { EstimateRange, JobEstimate } from "../types";
 
 /** The server's estimate of a valid request, given as text; empty until the estimate arrives. */
@@ -40,7 +40,10 @@ export function Estimate({ text }: { text: string }) {
       <p class={estimate.verdict === "fits" ? "good" : "problem"}>
         {estimate.verdict === "fits" ? "✓" : estimate.verdict === "tight" ? "⚠" : "✕"} {estimate.reason}
       </p>
-      <small>{grounds}.</small>
+      <small>
+        {grounds}.
+        {basis.passing_share != null && ` About ${percent(basis.passing_share)} of the demonstrations pass the grader.`}
+      </small>
     </section>
   );
 }

@@ -220,10 +220,12 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
     );
   }
   if (job.error && isShort) return <code class="problem">{job.error.code}</code>;
+  const grades = job.progress.phase === "grading_demonstrations" ? job.demonstrations : null;
+  const graded = grades && `${grades.passed + grades.failed + grades.errors} of ${grades.total}`;
   const phase = PHASES[job.progress.phase ?? ""] ?? (job.status === "validating_files" ? "validating files" : "");
   const left = eta_seconds !== null && job.status === "running" ? `${duration(eta_seconds)} left` : "";
   const took = timeTaken(job);
-  const notes = [phase, left, took && `took ${took}`].filter(Boolean);
+  const notes = [phase, graded, left, took && `took ${took}`].filter(Boolean);
   if (!total_steps || (phase && step === 0)) {
     const text = notes.join(" · ") || (isFinal(job) ? "–" : "Not started");
     return <span class="soft">{text.charAt(0).toUpperCase() + text.slice(1)}</span>;

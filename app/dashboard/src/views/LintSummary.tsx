@@ -8,7 +8,19 @@ import type { Job, JobLint, Lint } from "../types";
 export function JobLintSummary({ job, hasGroups = false }: { job: Job; hasGroups?: boolean }) {
   const { value } = useGet<JobLint>(`${JOBS}/${job.id}/lint`, job.status);
   const toLine = hasGroups ? (line: number) => `/ui/jobs/${job.id}/groups?row=${line}` : undefined;
-  if (value?.report) return <LintSummary lint={value.report} file={job.training_file} toLine={toLine} />;
+  if (value?.report)
+    return (
+      <>
+        <LintSummary lint={value.report} file={job.training_file} toLine={toLine} />
+        {value.offer && (
+          <p>
+            <a class="button small" href={`/ui/new?from=${job.id}&demonstrations=graded`}>
+              Train without the demonstrations that do not pass
+            </a>
+          </p>
+        )}
+      </>
+    );
   return value?.status === "none" && hasGroups ? <p class="soft">The file was not linted. {value.reason}</p> : null;
 }
 
@@ -24,13 +36,20 @@ export function LintSummary({
   lint,
   file,
   toLine,
+  leaveOut,
+  isLeftOut,
 }: {
   lint: Lint;
   file: string;
   toLine?: ((line: number) => string) | undefined;
+  /** Leaves the demonstrations out that do not pass; absent if the job does so. */
+  leaveOut?: () => void;
+  /** Whether the job leaves them out. */
+  isLeftOut?: boolean;
 }) {
   const { experts } = lint;
   const failed = experts.graded - experts.passed;
+  const rejected = failed + experts.errors;
   const tone = signalTone(lint);
   // A job that trains demonstrations alone has no groups to compare.
   const isGrouped = lint.group.teacher + lint.group.self > 0;
@@ -51,6 +70,15 @@ export function LintSummary({
             : ".")}
       {!isGrouped && !failed && `all ${plural(experts.graded, "demonstration")} pass the grader.`}
       {failed > 0 && ` ${failed} of ${plural(experts.graded, "demonstration")} fail the grader.`}
+      {isLeftOut && rejected > 0 && " They are left out."}
+      {leaveOut && rejected > 0 && experts.passed > 0 && (
+        <>
+          {" "}
+          <button type="button" class="small" onClick={leaveOut}>
+            Train without {rejected === 1 ? "it" : "them"}
+          </button>
+        </>
+      )}
       {lint.error_count + lint.warning_count > 0 && (
         <details>
           <summary>{plural(lint.error_count + lint.warning_count, "finding")}</summary>

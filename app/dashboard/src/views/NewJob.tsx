@@ -19,24 +19,28 @@ import { Estimate } from "./Estimate";
 import { FileField } from "./FileField";
 import { NoAnswers } from "./FileState";
 import { GraderField, useSchemas } from "./GraderField";
-import { gradableFields, graderText } from "./graderTemplates";
+import { gradableFields, graderText, readGrader } from "./graderTemplates";
 import { OtherProblems, useValidation, ValidationResult } from "./JobValidation";
 import {
   EMPTY_FORM,
   formFromRequest,
+  gradesDemonstrations,
   isGroupMethod,
   type JobForm,
   METHODS,
-  methodFor,
   OWN_INPUTS,
   requestFromForm,
+  withDemonstrations,
 } from "./jobForm";
 import { LintSummary } from "./LintSummary";
+import { MethodSuggestion } from "./MethodSuggestion";
 import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
 /** Settings that are always shown. */
 const FIRST = ["hyperparameters.n_epochs", "hyperparameters.max_steps", "suffix"];
+/** Has a check box of its own. */
+const DEMONSTRATIONS = "demonstrations";
 
 export function NewJob() {
   useTitle("New job");
@@ -55,8 +59,11 @@ function NewJobForm() {
   const models = useGet<{ data: Model[] }>("/v1/models");
   const files = useGet<Page<FileObject>>("/v1/files?purpose=fine-tune");
   const schemas = useSchemas();
-  const [form, setForm] = useState<JobForm>({ ...EMPTY_FORM, training_file: address.training_file ?? "" });
-  const [own, setOwn] = useState({ method: Boolean(address.from), grader: Boolean(address.from) });
+  const choice = address.demonstrations === "graded" ? "graded" : "all";
+  const [form, setForm] = useState(() =>
+    withDemonstrations({ ...EMPTY_FORM, training_file: address.training_file ?? "" }, choice),
+  );
+  const [ownsGrader, setOwnsGrader] = useState(Boolean(address.from));
   const [problem, setProblem] = useState<{ of: string; error: ApiError }>();
   const [failed, setFailed] = useState<ApiError>();
   const [sending, setSending] = useState(false);
@@ -65,7 +72,10 @@ function NewJobForm() {
   const suggestion = useSuggestion(form.training_file);
   useEffect(() => {
     if (address.from)
-      get<Job>(`${JOBS}/${address.from}`).then((job) => setForm(formFromRequest(requestFromJob(job))), setFailed);
+      get<Job>(`${JOBS}/${address.from}`).then((job) => {
+        const copy = formFromRequest(requestFromJob(job));
+        setForm(choice === "graded" ? withDemonstrations(copy, choice) : copy);
+      }, setFailed);
   }, [address.from]);
   const bases = (models.value?.data ?? []).filter((model) => !model.base_model);
   const ready = (files.value?.data ?? []).filter((file) => file.status === "processed");
@@ -78,20 +88,17 @@ function NewJobForm() {
   const { body, error: broken } = useMemo(() => requestFromForm(form, fields.settings), [form, fields]);
   const checked = useValidation(broken || !schemas || !form.model || !form.training_file ? null : body);
   const set = (changed: Partial<JobForm>) => setForm((old) => ({ ...old, ...changed }));
-  // The method and the grader follow the file until the user chooses others.
+  // The grader follows the file until the user chooses another one.
   useEffect(() => {
-    if (report.value?.file_id !== form.training_file || suggestion?.of !== form.training_file) return;
-    const { suggested } = suggestion;
-    const grader = suggested?.grader ? graderText(suggested.grader) : EMPTY_FORM.grader;
-    set({
-      ...(own.method ? {} : { method: methodFor(report.value.report, suggested) }),
-      ...(own.grader ? {} : { grader }),
-    });
-  }, [report.value, suggestion]);
+    if (suggestion?.of !== form.training_file || ownsGrader) return;
+    set({ grader: suggestion.suggested?.grader ? graderText(suggestion.suggested.grader) : EMPTY_FORM.grader });
+  }, [suggestion]);
   const text = JSON.stringify(body);
   const problems = useMemo((): Problem[] => {
-    // Problems stay until the changed request is validated: they would flicker while the user types.
-    return problem?.of === text ? [problem.error] : (checked?.validation.errors ?? []);
+    if (problem?.of === text) return [problem.error];
+    // Problems stay until the changed request is validated: they would flicker while the user types. Those of another
+    // file do not: its fields say nothing about this one.
+    return checked && JSON.parse(checked.of).training_file === form.training_file ? checked.validation.errors : [];
   }, [problem, checked, text]);
   const send = (event: Event) => {
     event.preventDefault();
@@ -113,6 +120,8 @@ function NewJobForm() {
   if (models.error) return <ErrorNotice error={models.error} retry={models.reload} />;
   if (!models.value || !files.value || !schemas) return <Loading what="models and files" />;
   const isGroup = isGroupMethod(form.method);
+  const isSelective = gradesDemonstrations(form);
+  const leaveOut = (isOn: boolean) => setForm((old) => withDemonstrations(old, isOn ? "graded" : "all"));
   const values = { settings: form.settings, job: form.job };
   const change = (scope: "settings" | "job", changed: Record<string, unknown>) => set({ [scope]: changed });
   const isFirst = ({ path }: SchemaField) => FIRST.includes(path);
@@ -123,7 +132,7 @@ function NewJobForm() {
       value={form.grader}
       set={(changed) => {
         const followed = suggestion?.suggested?.grader;
-        setOwn((old) => ({ ...old, grader: !followed || changed !== graderText(followed) }));
+        setOwnsGrader(!followed || changed !== graderText(followed));
         set({ grader: changed });
       }}
       file={form.training_file}
@@ -180,16 +189,21 @@ function NewJobForm() {
             )}
             <fieldset class="choices">
               <legend>Method</legend>
+              <MethodSuggestion
+                file={form.training_file}
+                grader={ownsGrader && readGrader(form.grader) ? form.grader : null}
+                chosen={{ method: form.method, demonstrations: isSelective ? "graded" : "all" }}
+                take={({ method, demonstrations }) =>
+                  setForm((old) => withDemonstrations({ ...old, method }, demonstrations))
+                }
+              />
               {METHODS.map(({ name, title, text: help }) => (
                 <label key={name} class={form.method === name ? "chosen" : ""}>
                   <input
                     type="radio"
                     name="method"
                     checked={form.method === name}
-                    onChange={() => {
-                      setOwn((old) => ({ ...old, method: true }));
-                      set({ method: name });
-                    }}
+                    onChange={() => set({ method: name })}
                   />
                   <span>
                     <b>{title}</b> {help}
@@ -197,6 +211,9 @@ function NewJobForm() {
                 </label>
               ))}
             </fieldset>
+            {fields.settings.some(({ path }) => path === DEMONSTRATIONS) && (
+              <DemonstrationsField isGroup={isGroup} isOn={isSelective} set={leaveOut} method={form.method} />
+            )}
             {isGroup ? (
               <>
                 {grader}
@@ -243,12 +260,13 @@ function NewJobForm() {
                 <label class="row">
                   <input
                     type="checkbox"
-                    checked={form.gradesHeldOut}
+                    checked={form.gradesHeldOut || isSelective}
+                    disabled={isSelective}
                     onChange={(event) => set({ gradesHeldOut: event.currentTarget.checked })}
                   />
                   Grade the answers to held-out rows
                 </label>
-                {form.gradesHeldOut && grader}
+                {(form.gradesHeldOut || isSelective) && grader}
               </>
             )}
             <fieldset>
@@ -265,7 +283,10 @@ function NewJobForm() {
             </fieldset>
             <AdvancedSettings
               settings={fields.settings.filter(
-                (field) => !isFirst(field) && (hasTeacher || !field.path.startsWith("teacher.")),
+                (field) =>
+                  !isFirst(field) &&
+                  field.path !== DEMONSTRATIONS &&
+                  (hasTeacher || !field.path.startsWith("teacher.")),
               )}
               job={fields.job.filter((field) => !isFirst(field))}
               values={values}
@@ -282,7 +303,14 @@ function NewJobForm() {
             ))}
           </FormErrors>
           <ValidationResult checked={checked?.validation} />
-          {checked?.validation.lint && <LintSummary lint={checked.validation.lint} file={form.training_file} />}
+          {checked?.validation.lint && (
+            <LintSummary
+              lint={checked.validation.lint}
+              file={form.training_file}
+              isLeftOut={isSelective}
+              {...(isSelective || !form.expert ? {} : { leaveOut: () => leaveOut(true) })}
+            />
+          )}
           {checked?.validation.plan && <Estimate text={checked.of} />}
           <button type="submit" class="primary" disabled={sending}>
             {sending ? "Creating …" : "Create job"}
@@ -298,6 +326,30 @@ function NewJobForm() {
         </section>
       </div>
     </>
+  );
+}
+
+/** Whether the job trains only the demonstrations that pass its grader. */
+function DemonstrationsField(props: { isGroup: boolean; isOn: boolean; set: (isOn: boolean) => void; method: string }) {
+  const problem = useProblem(`method.${props.method}.${DEMONSTRATIONS}`);
+  return (
+    <div>
+      <label class="row">
+        <input
+          type="checkbox"
+          checked={props.isOn}
+          onChange={(event) => props.set(event.currentTarget.checked)}
+          aria-describedby="demonstrations-help"
+        />
+        Train only the demonstrations that pass the grader
+      </label>
+      <p class="soft" id="demonstrations-help">
+        {problem && <span class="problem">✕ {problem} </span>}
+        {props.isGroup
+          ? "Groups of the other rows have no expert."
+          : "The other rows are left out. All are graded once, before training."}
+      </p>
+    </div>
   );
 }
 

@@ -1,16 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { SCHEMAS } from "../exampleSchemas";
 import { jobFields } from "../schemaFields";
-import type { SuggestedGrader } from "../types";
-import {
-  EMPTY_FORM,
-  formFromRequest,
-  type JobForm,
-  type MethodName,
-  methodFor,
-  OWN_INPUTS,
-  requestFromForm,
-} from "./jobForm";
+import { EMPTY_FORM, formFromRequest, type JobForm, OWN_INPUTS, requestFromForm, withDemonstrations } from "./jobForm";
 
 const send = (form: JobForm) => requestFromForm(form, jobFields(SCHEMAS, form.method, OWN_INPUTS).settings);
 const settingsOf = (form: JobForm) => (send(form).body.method as Record<string, unknown>)[form.method];
@@ -77,13 +68,10 @@ describe("the form of a job", () => {
     expect(settingsOf(form)).toMatchObject({ teacher: { model: "large", sampling: { max_tokens: 9 } } });
     expect(settingsOf({ ...form, teacher: 0 })).not.toHaveProperty("teacher");
   });
-  it.each([
-    [{ preference_rows: 3 }, null, "dpo"],
-    [{ expert_rows: 3 }, "answer", "gft"],
-    [{ expert_rows: 3 }, null, "supervised"],
-    [{ teacher_rows: 3 }, "answer", "gft"],
-    [{ prompt_only_rows: 3 }, "answer", "reinforcement"],
-  ] as [Record<string, number>, string | null, MethodName][])("chooses a method for %j", (report, field, method) => {
-    expect(methodFor(report, { field } as SuggestedGrader)).toBe(method);
+  it("sends the grader that selects demonstrations, to methods that have them", () => {
+    const form = withDemonstrations({ ...EMPTY_FORM, method: "supervised" }, "graded");
+    expect(settingsOf(form)).toMatchObject({ demonstrations: "graded", grader: { type: "math" } });
+    expect(settingsOf({ ...form, method: "reinforcement" })).not.toHaveProperty("demonstrations");
+    expect(settingsOf(withDemonstrations(form, "all"))).toEqual({});
   });
 });

@@ -1,7 +1,6 @@
 // The values of the new-job form, and their conversion to and from a request.
 
 import { type SchemaField, valueAt, withValue } from "../schemaFields";
-import type { FileReport, SuggestedGrader } from "../types";
 import type { Integration } from "./trackers";
 
 type Plain = Record<string, unknown>;
@@ -83,6 +82,15 @@ export const EMPTY_FORM: JobForm = {
 
 export const isGroupMethod = (method: MethodName): boolean => method === "gft" || method === "reinforcement";
 
+/** Whether the job trains only the demonstrations that pass its grader. */
+export const gradesDemonstrations = ({ method, settings }: JobForm): boolean =>
+  ["gft", "supervised", "dft"].includes(method) && settings.demonstrations === "graded";
+
+/** Returns the form with another choice of demonstrations. */
+export function withDemonstrations(form: JobForm, choice: "all" | "graded"): JobForm {
+  return { ...form, settings: withValue(form.settings, "demonstrations", choice === "all" ? undefined : choice) };
+}
+
 /** Parses a number; other text is kept, so that the server's validation reports it. */
 const value = (text: string): unknown =>
   text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text.trim();
@@ -97,7 +105,7 @@ const only = (values: Plain, fields: SchemaField[]): Plain =>
 /** `fields` are the settings of the form's method, from the server's schema. */
 export function requestFromForm(form: JobForm, fields: SchemaField[]): { body: Plain; error?: string } {
   const isGroup = isGroupMethod(form.method);
-  const isGraded = isGroup || form.gradesHeldOut;
+  const isGraded = isGroup || form.gradesHeldOut || gradesDemonstrations(form);
   let grader: unknown;
   let error: string | undefined;
   if (isGraded) {
@@ -187,12 +195,4 @@ export function formFromRequest(body: Record<string, unknown>): JobForm {
     settings: withoutUnset({ ...rest, teacher: { sampling } }),
     job: withoutUnset(job),
   };
-}
-
-/** The method that fits a file: pairs, graded groups if a field has the right answers, else imitation. */
-export function methodFor(report: FileReport["report"], suggested: SuggestedGrader | undefined): MethodName {
-  const { preference_rows = 0, expert_rows = 0, teacher_rows = 0 } = (report ?? {}) as Record<string, number>;
-  if (preference_rows) return "dpo";
-  if (!expert_rows && !teacher_rows) return "reinforcement";
-  return suggested?.field ? "gft" : "supervised";
 }
