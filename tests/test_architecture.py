@@ -397,6 +397,20 @@ def test_import_stays_light(module: str) -> None:
     assert not loaded & set(MUST_NOT_LOAD[module])
 
 
+def test_packed_decoding_does_without_peft() -> None:
+    """PEFT costs the engine memory and start-up time, and only the plain path needs it."""
+    targets: dict[str, set[str]] = {}
+    for edge in imports(REPOSITORY):
+        targets.setdefault(edge.importer, set()).add(edge.target)
+    reached, pending = set[str](), ["worker.serving.batch"]
+    while pending:
+        module = pending.pop()
+        pending += targets.get(module, set()) - reached
+        reached.add(module)
+    assert "worker.serving.base" in reached
+    assert "peft" not in reached
+
+
 def test_no_file_is_too_long() -> None:
     lengths = {
         str(path.relative_to(REPOSITORY)): len(path.read_text(encoding="utf-8").splitlines())

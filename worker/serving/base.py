@@ -15,7 +15,7 @@ from worker.training.base_model import load_base
 from worker.training.failures import diagnose
 from worker.training.lm_head import Head, UnknownHead, head_of
 from worker.training.packed import PackedHead, PackedWeight, can_pack
-from worker.training.self_check import short_limits
+from worker.training.short_limits import short_limits
 from worker.training.types import JobFailure
 
 PROBE_TOLERANCE: Final = 0.25

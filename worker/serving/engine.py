@@ -11,6 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,9 +25,14 @@ from worker.serving.huge_pages import use_huge_pages
 from worker.serving.sequences import Event, Request
 
 if TYPE_CHECKING:
+    import torch
+
     from worker.serving.batch import Batch
     from worker.serving.plain import PlainBatch
     from worker.serving.threads import ThreadLimit
+
+    NewBatch = Callable[[int, int], Batch | PlainBatch]
+    """Makes a batch of at most this number of sequences and bytes of keys and values."""
 
 log = structlog.get_logger(__name__)
 
@@ -180,7 +187,6 @@ class Engine:
 
         from worker.serving.base import NotPacked, ServedBase  # noqa: PLC0415
         from worker.serving.batch import Batch  # noqa: PLC0415
-        from worker.serving.plain import PlainBase, PlainBatch  # noqa: PLC0415
         from worker.serving.threads import ThreadLimit  # noqa: PLC0415
         from worker.training.rope import length_limit  # noqa: PLC0415
 
@@ -189,20 +195,21 @@ class Engine:
         if device.type == "cpu" and self._threads is None:
             self._threads = ThreadLimit(self._settings.serve_threads or torch.get_num_threads())
         name, directory = request.base, self._catalog.base(request.base).directory
-        base: ServedBase | PlainBase | None = None
+        batch: NewBatch | None = None
         self._length_limit = length_limit(AutoConfig.from_pretrained(directory, local_files_only=True))
         path: dict[str, object] = {"path": "plain", "reason": self._plain_reason(request)}
         if path["reason"] is None:
             try:
-                base = ServedBase.load(name, directory, device)
-                path = {"path": "packed", "short_layers": base.short_layers}
+                served = ServedBase.load(name, directory, device)
+                batch = partial(Batch, served)
+                path = {"path": "packed", "short_layers": served.short_layers}
             except NotPacked as problem:
                 path["reason"] = str(problem)
-        if base is None:  # outside of `except`, whose error keeps the first model in memory
+        self._is_plain = batch is None
+        if batch is None:  # outside of `except`, whose error keeps the first model in memory
             gc.collect()
             _return_memory()
-            base = PlainBase.load(name, directory, device)
-        self._is_plain = isinstance(base, PlainBase)
+            batch = _plain_batch(name, directory, device)
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else _available_memory()
         facts = {
             "device": str(device),
@@ -211,8 +218,7 @@ class Engine:
             "seconds": round(time.monotonic() - started, 2),
         }
         log.info("engine.base_loaded", base=name, **facts)
-        limits = self._settings.serve_max_sequences, int(free * _KV_SHARE)
-        return Batch(base, *limits) if isinstance(base, ServedBase) else PlainBatch(base, *limits)
+        return batch(self._settings.serve_max_sequences, int(free * _KV_SHARE))
 
     def _unload(self) -> None:
         if self._batch is None:
@@ -228,6 +234,12 @@ class Engine:
             waiting = list(self._waiting)
             self._waiting.clear()
         self._emit([(request, error) for request in (*running, *waiting)])
+
+
+def _plain_batch(name: str, directory: Path, device: "torch.device") -> "NewBatch":
+    from worker.serving.plain import PlainBase, PlainBatch  # noqa: PLC0415 - loads PEFT
+
+    return partial(PlainBatch, PlainBase.load(name, directory, device))
 
 
 def _available_memory() -> int:

@@ -23,17 +23,11 @@ from worker.training.batching import Example, pack
 from worker.training.failures import diagnose
 from worker.training.lora_targets import coverage
 from worker.training.rope import length_limit
+from worker.training.short_limits import short_limits
 
 if TYPE_CHECKING:
     from worker.training.model import Policy
 
-SHORT: Final = 8
-"""Tokens that a window, an attention chunk or a sparse index has during the check; the sequences are 4 times longer."""
-_LIMITS: Final = (
-    *("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "local_window_size"),
-    *("attention_chunk_size", "index_topk"),
-)
-"""Names of these numbers in configs and modules."""
 _PROMPT, _ANSWER, _SHORT_PROMPT, _SHORT_ANSWER = 20, 12, 4, 3
 _B_SPREAD: Final = 0.02
 _MAX_TOKENS: Final = 4096
@@ -207,27 +201,3 @@ def _random_b(policy: "Policy") -> Iterator[None]:
         with torch.no_grad():
             for value, before in saved.items():
                 value.copy_(before)
-
-
-@contextmanager
-def short_limits(causal: Any) -> Iterator[None]:
-    """Shortens windows, attention chunks and sparse indices within the block, in configs and in modules."""
-    configs = {id(config): config for module in causal.modules() for config in _configs(module)}
-    changed: list[tuple[Any, str, int]] = []
-    for owner in (*configs.values(), *causal.modules()):
-        for name in _LIMITS:
-            value = vars(owner).get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value > SHORT:
-                changed.append((owner, name, value))
-    try:
-        for owner, name, _ in changed:
-            setattr(owner, name, SHORT)
-        yield
-    finally:
-        for owner, name, value in changed:
-            setattr(owner, name, value)
-
-
-def _configs(module: Any) -> list[Any]:
-    config = getattr(module, "config", None)
-    return [] if config is None else [config, *(getattr(config, name, None) for name in config.sub_configs)]
