@@ -12,6 +12,7 @@ import typer
 
 from app.cli.profile_store import find_profile
 from app.cli.ui.exits import NoCredentials
+from app.cli.ui.hints import suggest
 from app.client import Client, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ def read(state_dir: Path) -> ServerConnection:
         return ServerConnection(connection["base_url"], connection["api_key"])
     except FileNotFoundError:
         raise ServerUnreachable(
-            f"No server is running from {state_dir}. Start one with `grouptune up`, or set GROUPTUNE_URL and "
+            f"No server is running from {state_dir}. Start one with `{suggest('up')}`, or set GROUPTUNE_URL and "
             "GROUPTUNE_API_KEY."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise ServerUnreachable(f"{path} is damaged. Restart the server with `grouptune up`.") from None
+        raise ServerUnreachable(f"{path} is damaged. Restart the server with `{suggest('up')}`.") from None
 
 
 def connect(state_dir: Path | None) -> Client:

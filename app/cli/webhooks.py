@@ -9,6 +9,7 @@ from app.cli.several import delete_each
 from app.cli.ui.confirmation import Yes
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import age
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json, path_segment
 
@@ -62,7 +63,7 @@ def list_endpoints(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         for endpoint in endpoints
     ]
     columns = ("id", "state", "name", "age", "events", "url")
-    write_table(columns, rows, empty="No webhook endpoints. Create one with `grouptune webhooks create URL`.")
+    write_table(columns, rows, empty=f"No webhook endpoints. Create one with `{suggest('webhooks create URL')}`.")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from app.cli.connection import connect
 from app.cli.ui.console import write_json, write_table
 from app.cli.ui.formatting import age, human_bytes
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 
 
@@ -26,4 +27,4 @@ def list_workers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         for worker in workers
     ]
     columns = ("id", "status", "queues", "jobs", "memory", "seen", "device")
-    write_table(columns, rows, empty="No workers are running. Start one with `grouptune up`.")
+    write_table(columns, rows, empty=f"No workers are running. Start one with `{suggest('up')}`.")

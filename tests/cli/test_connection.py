@@ -20,7 +20,7 @@ def test_unreachable_or_forbidden_server(grouptune: Run, tmp_path: Path) -> None
         assert "is not a valid URL" in waiting.stderr
     nowhere = grouptune("jobs", "list", "--state-dir", tmp_path)
     assert nowhere.returncode == ExitCode.unreachable
-    assert "grouptune up" in nowhere.stderr
+    assert f"`grouptune up --state-dir {tmp_path}`" in nowhere.stderr
     keyless = grouptune("jobs", "list", GROUPTUNE_API_KEY=None)
     assert keyless.returncode == ExitCode.auth
     assert "GROUPTUNE_API_KEY" in keyless.stderr

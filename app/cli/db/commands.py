@@ -14,6 +14,7 @@ from app.cli.machine import require_linux
 from app.cli.ui.console import StatusLine, err, fail, note, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import human_bytes
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import InstallationDir
 from app.core.errors import BadSetup
 from app.core.plurals import plural
@@ -101,7 +102,10 @@ def restore(
     note(
         f"Restored the database and {plural(restored.blobs, 'blob')} as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC."
     )
-    note("Running jobs resume from their last checkpoints once workers start. Check the rest with `grouptune doctor`.")
+    note(
+        "Running jobs resume from their last checkpoints once workers start. "
+        f"Check the rest with `{suggest('doctor')}`."
+    )
     if breaches:
         raise typer.Exit(ExitCode.error)
 

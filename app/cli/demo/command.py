@@ -1,7 +1,6 @@
 """`grouptune demo`: starts the service, fine-tunes a small model, reports the results before and after, and asks it."""
 
 import json
-import shlex
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.cli.jobs.watcher import Pause, wait_for_file, watch
 from app.cli.models.commands import pull
 from app.cli.ui.console import ReportProgress, StatusLine, err, fail, note
 from app.cli.ui.exits import AFTER_JOB
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import Host, InstallationDir, Port
 from app.cli.up import announce, make_stack
 from app.client import Client, Json
@@ -73,8 +73,7 @@ def demo(
         client = running.enter_context(connection.connect(directory))
         job = _train(client, directory, model, seed, pause, progress)
         report = DemoReport(job, seed, time.monotonic() - started, _adapter_path(directory, job))
-        options = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir else ""
-        print_report(report, client.base_url, options, err)
+        print_report(report, client.base_url, err)
         asked = ask_both(client, *report.best_question(), job["model"], job["fine_tuned_model"])
         print_asked(asked, err)
         if json_file is not None:
@@ -87,7 +86,7 @@ def demo(
             announce(stack)
             _wait_for_interrupt(stack)
         else:
-            note(f"Stopping the server. Start it again with: grouptune up{options}")
+            note(f"Stopping the server. Start it again with: {suggest('up')}")
 
 
 def _start(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from app.cli.jobs import held_out
 from app.cli.ui.formatting import clock, one_line
+from app.cli.ui.hints import suggest
 from app.client import Json
 
 SHOWN_SAMPLES: Final = 4
@@ -130,8 +131,8 @@ class DemoReport:
         return parts
 
 
-def print_report(report: DemoReport, base_url: str, options: str, console: Console) -> None:
-    """Print the report; `options` are the command-line options that select this server."""
+def print_report(report: DemoReport, base_url: str, console: Console) -> None:
+    """Print the report."""
     job = report.job
     console.print()
     console.print(report, soft_wrap=False)
@@ -143,7 +144,7 @@ def print_report(report: DemoReport, base_url: str, options: str, console: Conso
         ("model", job["fine_tuned_model"]),
         ("adapter", str(report.adapter)),
         ("API", base_url),
-        ("groups", f"grouptune jobs groups {job['id']} --step 1{options}"),
+        ("groups", suggest(f"jobs groups {job['id']} --step 1")),
     )
     for label, value in rows:  # not a table: it would break a long path over two lines, which prevents copying
         console.print(f"[dim]{label:7}[/dim]  {escape(value)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from app.cli import installation
 from app.cli.doctor.guard import guarded
 from app.cli.ui.console import ReportProgress
+from app.cli.ui.hints import suggest
 from app.cli.worker_module import ModuleFailed, run_module
 from app.core.doctor import database, machine, services
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
@@ -66,7 +67,7 @@ class _DatabaseCheck:
         state_dir, url = self._config.state_dir, self._config.database_url
         if url is None and not has_database(state_dir):
             self.is_installed = False
-            fix = "start one with `grouptune up`, or set DATABASE_URL or --state-dir"
+            fix = f"start one with `{suggest('up')}`, or set DATABASE_URL or --state-dir"
             yield failed("postgres", f"{state_dir} contains no installation", fix)
             return
         try:
@@ -95,7 +96,7 @@ def _broker(config: Settings) -> Iterator[DoctorFinding]:
     url = config.redis_url or EmbeddedValkey(config.state_dir).find_running()
     if url is None:
         yield warning(
-            "broker", "the service is stopped: the embedded Valkey is not running", "start it with `grouptune up`"
+            "broker", "the service is stopped: the embedded Valkey is not running", f"start it with `{suggest('up')}`"
         )
     else:
         yield services.check_broker(url)

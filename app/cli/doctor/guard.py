@@ -1,12 +1,10 @@
 """Turns every failure of a check into a finding, so that the report always reaches its end."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
+from app.cli.ui.hints import suggest
 from app.core.doctor.finding import DoctorFinding, failed
 from app.core.errors import GrouptuneError
-
-_FIX: Final = "fix that and run `grouptune doctor` again; report a bug if nothing explains it"
 
 
 def guarded(check: str, findings: Callable[[], Iterable[DoctorFinding]]) -> Iterator[DoctorFinding]:
@@ -14,7 +12,8 @@ def guarded(check: str, findings: Callable[[], Iterable[DoctorFinding]]) -> Iter
     try:
         yield from findings()
     except Exception as error:  # every other check must still run
-        yield failed(check, f"it could not be checked: {reason(error)}", _FIX)
+        fix = f"fix that and run `{suggest('doctor')}` again; report a bug if nothing explains it"
+        yield failed(check, f"it could not be checked: {reason(error)}", fix)
 
 
 def reason(error: Exception) -> str:

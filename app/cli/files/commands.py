@@ -18,6 +18,7 @@ from app.cli.ui.confirmation import Yes
 from app.cli.ui.console import note, write_findings, write_json, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import age, human_bytes
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
 from app.core.plurals import plural
@@ -42,7 +43,7 @@ def list_files(
         (file["id"], file["status"], human_bytes(file["bytes"]), age(file["created_at"]), file["filename"])
         for file in files
     ]
-    empty = "No files yet. Upload one with `grouptune files upload PATH`."
+    empty = f"No files yet. Upload one with `{suggest('files upload PATH')}`."
     write_table(("id", "status", "size", "age", "name"), rows, empty=empty)
 
 

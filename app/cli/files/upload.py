@@ -12,6 +12,7 @@ from app.cli.jobs.watcher import wait_for_file
 from app.cli.ui import github
 from app.cli.ui.console import err, fail, note, warn, write_json, write_line
 from app.cli.ui.exits import ExitCode
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Client, Json
 
@@ -37,7 +38,7 @@ def upload(
         annotate_rows(client, file["id"], path)
         if is_invalid:
             fail(f"{path}: {file['status_details']}")
-            note(f"List all errors with: grouptune files report {file['id']}")
+            note("List all errors with: " + suggest(f"files report {file['id']}"))
         elif file.get("has_answers") is False:
             warn(f"{path}: {file['status_details']}")
     if as_json:

@@ -7,6 +7,7 @@ from app.cli.files.upload import annotate_rows, send, stored_copy
 from app.cli.jobs.job_file import local_files
 from app.cli.jobs.watcher import wait_for_file
 from app.cli.ui.console import note
+from app.cli.ui.hints import suggest
 from app.client import Client, Json
 from app.core.errors import GrouptuneError, InvalidRequest
 
@@ -73,7 +74,6 @@ def _valid_id(client: Client, path: Path, file: Json | None, timeout: float | No
     file = wait_for_file(client, file["id"], timeout_seconds=min(VALIDATION_SECONDS, timeout or VALIDATION_SECONDS))
     annotate_rows(client, file["id"], path)
     if file["status"] == "error":
-        raise InvalidDataFile(
-            f"{path}: {file['status_details']}\nList all errors with: grouptune files report {file['id']}"
-        )
+        command = suggest(f"files report {file['id']}")
+        raise InvalidDataFile(f"{path}: {file['status_details']}\nList all errors with: {command}")
     return str(file["id"])

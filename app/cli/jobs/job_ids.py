@@ -4,6 +4,7 @@ import re
 from itertools import islice
 from typing import Final
 
+from app.cli.ui.hints import suggest
 from app.client import Client
 from app.core.errors import InvalidRequest
 
@@ -30,7 +31,7 @@ def find_job(client: Client, name: str) -> str:
         jobs = client.pages("/fine_tuning/jobs", search=name.removeprefix(PREFIX))
         found = list(islice((job for job in jobs if _matches(job["id"], name)), _LISTED + 1))
     if not found:
-        message = f"No job id is, starts or ends with '{name}'. `grouptune jobs list` shows the ids."
+        message = f"No job id is, starts or ends with '{name}'. `{suggest('jobs list')}` shows the ids."
         raise InvalidRequest(message, param="job", code="job_not_found")
     if len(found) > 1:
         shown = [f"{job['id']} ({job['user_provided_suffix'] or job['model']})" for job in found[:_LISTED]]

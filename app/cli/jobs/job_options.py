@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.jobs import job_file
+from app.cli.ui.hints import suggest
 from app.client import Json
 from app.core.errors import InvalidRequest
 
@@ -98,7 +99,8 @@ def job_of(
     files = {"training_file": training_file, "validation_file": validation_file, "test_file": test_file}
     body = job_file.with_files(body, **files)
     if "model" not in body:
-        raise InvalidRequest("The job names no model. Add --model; `grouptune models list` lists them.", param="model")
+        message = f"The job names no model. Add --model; `{suggest('models list')}` lists them."
+        raise InvalidRequest(message, param="model")
     return body | {
         name: str(path.absolute()) for name, path in job_file.local_files(body, file.parent if file else Path()).items()
     }

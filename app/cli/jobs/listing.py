@@ -10,11 +10,11 @@ from app.cli.jobs import held_out
 from app.cli.jobs.job_ids import SHORT
 from app.cli.ui.console import out, write_json, write_table
 from app.cli.ui.formatting import age, number
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Json
 from app.core.jobs.state_machine import JobStatus
 
-_NO_JOBS: Final = "No jobs yet. Create one with `grouptune jobs create`."
 _NO_MATCHES: Final = "No job matches."
 
 
@@ -60,7 +60,8 @@ def list_jobs(
         write_json(jobs)
         return
     columns = ("id", "name", "status", "step", "reward", "loss", "method", "age", "model")
-    write_table(columns, [_row(job) for job in jobs], empty=_NO_MATCHES if filters else _NO_JOBS)
+    no_jobs = f"No jobs yet. Create one with `{suggest('jobs create')}`."
+    write_table(columns, [_row(job) for job in jobs], empty=_NO_MATCHES if filters else no_jobs)
 
 
 def name_of(job: Json) -> str | None:

@@ -20,6 +20,7 @@ from app.cli.jobs.watcher import WaitTimeout, watch
 from app.cli.ui import github
 from app.cli.ui.console import err, fail, note, write_json, write_line
 from app.cli.ui.exits import ExitCode, after_job
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, JobId, StateDir, duration_seconds
 from app.client import Client, Json
 from app.core.errors import GrouptuneError
@@ -129,7 +130,7 @@ def print_job(job: Json, as_json: bool) -> None:
 
 def _detach(client: Client, job_id: str, options: WaitOptions) -> None:
     if not options.cancel_on_interrupt:
-        note(f"Stopped waiting; {job_id} continues. Wait again with: grouptune jobs wait {job_id}")
+        note(f"Stopped waiting; {job_id} continues. Wait again with: {suggest(f'jobs wait {job_id}')}")
         return
     try:
         client.post(f"/fine_tuning/jobs/{job_id}/cancel")

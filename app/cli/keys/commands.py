@@ -11,6 +11,7 @@ from app.cli.several import label_of
 from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import note, write_json, write_line, write_table
 from app.cli.ui.formatting import age, moment
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir, duration_seconds
 from app.client import Json, path_segment
 
@@ -69,7 +70,7 @@ def list_keys(
         return
     columns = ("id", "status", "used", "expires", "project", "name", "scopes")
     write_table(
-        columns, [_row(key) for key in keys], empty="No API keys. Create one with `grouptune keys create NAME`."
+        columns, [_row(key) for key in keys], empty=f"No API keys. Create one with `{suggest('keys create NAME')}`."
     )
 
 

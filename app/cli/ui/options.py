@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
+from app.cli.ui.hints import remember_state_dir
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 StateDir = Annotated[
@@ -16,13 +18,20 @@ StateDir = Annotated[
         help="Use the server that was started from this state directory.",
         show_default=False,
         file_okay=False,
+        callback=remember_state_dir,
     ),
 ]
 """For commands that talk to a running server."""
 
 InstallationDir = Annotated[
     Path | None,
-    typer.Option("--state-dir", metavar="DIR", help="Directory that holds the installation's data.", file_okay=False),
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Directory that holds the installation's data.",
+        file_okay=False,
+        callback=remember_state_dir,
+    ),
 ]
 """For commands that start or open an installation on this machine."""
 

@@ -68,7 +68,7 @@ def test_report_as_json_and_on_the_terminal() -> None:
     assert content["intervals"]["after"]["accuracy"] == [0.66, 0.85]
     assert (content["verdict"], content["rows"]) == ("improved", 50)
     console = Console(file=StringIO(), width=80)
-    print_report(report, "http://127.0.0.1:8000/v1", " --state-dir /state", console)
+    print_report(report, "http://127.0.0.1:8000/v1", console)
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     assert f"adapter  {report.adapter}\n" in shown, "a path must stay on one line"
@@ -82,7 +82,7 @@ def test_report_as_json_and_on_the_terminal() -> None:
         "/a1/adapter",
         "http://127.0.0.1:8000/v1",
         JOB["fine_tuned_model"],
-        "ftjob-1 --step 1 --state-dir /state",
+        "grouptune jobs groups ftjob-1 --step 1",
     ):
         assert part in shown
 
