@@ -53,6 +53,11 @@ def delete_each(
     change_each(names, delete, as_json=as_json)
 
 
+def listed_label(client: Client, path: str, field: str, name: str) -> str | None:
+    """Return a field of an object of a collection whose objects cannot be read one by one, or None if it is absent."""
+    return next((found[field] for found in client.pages(path) if found["id"] == name), None)
+
+
 def label_of(client: Client, path: str, field: str, name: str) -> str | None:
     """Return a field of an object, or None if the object cannot be read: changing it then reports why."""
     try:

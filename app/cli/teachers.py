@@ -1,12 +1,16 @@
 """`grouptune teachers`: manages the project's API keys for teacher servers."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from app.cli.connection import ask_for_key, connect
+from app.cli.several import listed_label
+from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import note, write_json, write_table
 from app.cli.ui.formatting import age
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import path_segment
 
@@ -39,16 +43,19 @@ def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     write_table(
         ("id", "server", "key", "set"),
         rows,
-        empty="No teacher keys. Store one with `grouptune teachers set-key BASE_URL`.",
+        empty=f"No teacher keys. Store one with `{suggest('teachers set-key BASE_URL')}`.",
     )
 
 
 @app.command()
 def remove(
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="Key id: tkey_...")],
+    yes: Yes = False,
     state_dir: StateDir = None,
 ) -> None:
     """Delete a key."""
     with connect(state_dir) as client:
+        describe = partial(listed_label, client, "/teacher_keys", "origin")
+        confirm("Delete", [key_id], "teacher key", describe, is_confirmed=yes)
         client.delete(f"/teacher_keys/{path_segment(key_id)}")
     note(f"{key_id} is deleted.")

@@ -1,11 +1,15 @@
 """`grouptune trusts`: manages the CI repositories whose ID tokens can be exchanged for keys. Needs scope `admin`."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from app.cli.connection import connect
+from app.cli.several import listed_label
+from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import note, write_json, write_line, write_table
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir, duration_seconds
 from app.client import path_segment
 
@@ -82,15 +86,18 @@ def list_trusts(state_dir: StateDir = None, as_json: AsJson = False) -> None:
             )
             for trust in trusts
         ],
-        empty="No trusted repositories. Add one with `grouptune trusts create`.",
+        empty=f"No trusted repositories. Add one with `{suggest('trusts create')}`.",
     )
 
 
 @app.command()
 def delete(
-    trust_id: Annotated[str, typer.Argument(metavar="TRUST", help="Trust id: trust_...")], state_dir: StateDir = None
+    trust_id: Annotated[str, typer.Argument(metavar="TRUST", help="Trust id: trust_...")],
+    yes: Yes = False,
+    state_dir: StateDir = None,
 ) -> None:
     """Delete a trust. Keys that were already issued stay valid until they expire."""
     with connect(state_dir) as client:
+        confirm("Delete", [trust_id], "trust", partial(listed_label, client, "/oidc/trusts", "name"), is_confirmed=yes)
         client.delete(f"/oidc/trusts/{path_segment(trust_id)}")
     note(f"{trust_id} is deleted.")

@@ -169,7 +169,7 @@ def test_missed_gate_fails_the_step(runner: Callable[..., Runner], job_file: Cal
 
 
 @pytest.fixture
-def issuer(grouptune: Run) -> Iterator[Issuer]:
+def issuer(grouptune: Run, answer_grouptune: Run) -> Iterator[Issuer]:
     """Run a token issuer that the server trusts."""
     with running_issuer() as running:
         created = grouptune(
@@ -178,9 +178,12 @@ def issuer(grouptune: Run) -> Iterator[Issuer]:
         )
         assert created.returncode == ExitCode.ok, created.stderr
         yield running
-        deleted = grouptune("trusts", "delete", created.stdout.strip())
+        trust = created.stdout.strip()
+        kept = answer_grouptune("trusts", "delete", trust, answer="n")
+        assert f"Delete 1 trust:\r\n  {trust}  models\r\nContinue?" in kept.stderr
+        deleted = grouptune("trusts", "delete", trust)
         assert deleted.returncode == ExitCode.ok, deleted.stderr
-        assert created.stdout.strip() not in grouptune("trusts", "list").stdout
+        assert trust not in grouptune("trusts", "list").stdout
 
 
 def test_action_exchanges_and_masks_a_token(

@@ -82,7 +82,7 @@ def test_export_and_push(grouptune: Run, succeeded_job: str, tmp_path: Path, sha
     assert "quantization" in grouptune("models", "export", name, "--quantization", "q1").stderr
 
 
-def test_export_is_cancelled_and_deleted(grouptune: Run, succeeded_job: str) -> None:
+def test_export_is_cancelled_and_deleted(grouptune: Run, answer_grouptune: Run, succeeded_job: str) -> None:
     name = json.loads(grouptune("jobs", "show", succeeded_job, "--json").stdout)["fine_tuned_model"]
     workers = descendants("default@%h")
     assert workers
@@ -96,6 +96,8 @@ def test_export_is_cancelled_and_deleted(grouptune: Run, succeeded_job: str) -> 
         for worker in workers:
             worker.resume()
     assert f"{export}\tgguf-lora\tcancelled" in grouptune("models", "exports", name).stdout
+    kept = answer_grouptune("models", "delete-export", export, answer="n")
+    assert f"Delete 1 export:\r\n  {export}  {name}\r\nContinue?" in kept.stderr
     assert f"{export} is deleted." in grouptune("models", "delete-export", export).stderr
     assert export not in grouptune("models", "exports", name).stdout
     assert grouptune("models", "delete-export", export).returncode == ExitCode.error

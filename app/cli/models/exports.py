@@ -5,6 +5,7 @@ import os
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,9 +14,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from app.cli.connection import connect
 from app.cli.jobs.watcher import retry_until_available
+from app.cli.several import label_of
+from app.cli.ui.confirmation import Yes, confirm
 from app.cli.ui.console import err, note, write_json, write_line, write_table
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.formatting import age, human_bytes
+from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
 from app.client import Client, Json, path_segment
 from app.core.errors import GrouptuneError
@@ -119,12 +123,13 @@ def cancel_export(export_id: ExportId, state_dir: StateDir = None, as_json: AsJs
     _print(export, export["id"], as_json)
 
 
-def delete_export(export_id: ExportId, state_dir: StateDir = None) -> None:
+def delete_export(export_id: ExportId, yes: Yes = False, state_dir: StateDir = None) -> None:
     """Delete an export and its archive.
 
     An unfinished export is cancelled.
     """
     with connect(state_dir) as client:
+        confirm("Delete", [export_id], "export", partial(label_of, client, "/exports", "model"), is_confirmed=yes)
         client.delete(f"/exports/{path_segment(export_id)}")
     note(f"{export_id} is deleted.")
 
@@ -137,7 +142,7 @@ def _order(client: Client, name: str, body: Json, *, wait: bool) -> Json:
     try:
         export = _wait(client, export)
     except KeyboardInterrupt:
-        note(f"The export continues on the server. Its state: grouptune models exports {name}")
+        note(f"The export continues on the server. Its state: {suggest(f'models exports {name}')}")
         raise
     if export["status"] == "cancelled":
         note(f"{export['id']} was cancelled.")
