@@ -2,6 +2,8 @@
 
 import json
 import re
+import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +39,8 @@ def new_adapter(base: Any, lora: Lora, seed: int) -> PeftModel:
     torch.manual_seed(seed)
     try:
         # autocast_adapter_dtype keeps the adapter in fp32 on a bf16 base: updates of 1e-5 vanish in bf16.
-        model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=True)
+        with _without_deprecations():
+            model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise JobFailure(TrainerExit.bad_config, "invalid_lora", str(error), f"{_PARAM}.target_modules") from error
     return model
@@ -62,9 +65,10 @@ def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
                 f"{_PARAM}.dropout",
             )
         config.lora_dropout = lora.dropout
-    model = PeftModel.from_pretrained(
-        base, str(directory), is_trainable=True, autocast_adapter_dtype=True, config=config
-    )
+    with _without_deprecations():
+        model = PeftModel.from_pretrained(
+            base, str(directory), is_trainable=True, autocast_adapter_dtype=True, config=config
+        )
     if lora is not None and lora.target_modules == "all-linear" and (left_out := linear - _adapted(model)):
         raise JobFailure(
             TrainerExit.bad_config,
@@ -74,6 +78,14 @@ def load_adapter(base: Any, lora: Lora | None, directory: Path) -> PeftModel:
             f"{_PARAM}.target_modules",
         )
     return model
+
+
+def _without_deprecations() -> AbstractContextManager[object]:
+    """Keeps a warning that no user can act on out of the trainer's log.
+
+    peft 0.21 reads `is_gradient_checkpointing`, which transformers 5 deprecates. Remove with the release that fixes it.
+    """
+    return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
 def _all_linear(base: Any) -> set[str]:

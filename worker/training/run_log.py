@@ -23,6 +23,7 @@ from app.core.spec.reports import (
     Message,
     Report,
     Started,
+    TrainingPath,
 )
 from worker.training.model import Policy
 
@@ -61,6 +62,11 @@ def note_model(policy: Policy, directory: str, seconds: float, precision: str) -
         f"{adapter:,}",
         100 * adapter / policy.base_parameters,
     )
+
+
+def note_path(path: TrainingPath) -> None:
+    """Log how log-probabilities are computed. A job that takes the plain path also reports the reason."""
+    log.info("Training path: %s, selected by a comparison that took %.1f s", path.name, path.check_seconds)
 
 
 def note_report(report: Report) -> None:

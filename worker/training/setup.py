@@ -127,6 +127,7 @@ def _train(
     )
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
+        run_log.note_path(policy.path)
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
@@ -190,7 +191,6 @@ def _report_path(policy: Policy, wanted: Lora, report: Reporter) -> None:
     for note in policy.notes:
         report(Message(message=note))
     path = policy.path
-    print(f"training path: {path.model_dump_json()}", file=sys.stderr)  # noqa: T201 - the trainer's log
     if path.name == "plain":
         message = (
             f"Training takes the plain path: {path.reason}. Log-probabilities come from transformers' own forward pass "

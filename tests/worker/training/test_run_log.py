@@ -13,6 +13,7 @@ PHASES = (
     r"Attempt 1 of ftjob-test: supervised on tiny",
     r"Device cpu \(1 thread\), torch 2",
     r"Base model /.+ loaded in [\d.]+ s: [\d,]+ parameters \(native\), adapter [\d,]+ \([\d.]+ %\)",
+    r"Training path: fast, selected by a comparison that took [\d.]+ s$",
     r"Training file: 8 rows used, 1 dropped \(.+\)",
     r"Held-out file: 20 rows used",
     r"Training starts: 2 steps of 4 rows in 1 epoch, learning rate",
