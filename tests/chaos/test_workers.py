@@ -100,7 +100,7 @@ def test_row_4_worker_drained(plant: Plant, clock: Clock) -> None:
     assert max(drain_times) <= 30
     assert {attempt.outcome for attempt in plant.attempts(job_id)} == {AttemptOutcome.drained}
     _assert_invariants(plant, job_id)
-    clock.note(drains=len(drain_times), steps_lost=0, attempts_charged=0)
+    clock.note(drains=len(drain_times), steps_lost=0, crashes_counted=0)
     clock.times("drained in", drain_times)
 
 
