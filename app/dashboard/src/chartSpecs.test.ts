@@ -55,8 +55,10 @@ describe("chartSections", () => {
     const names = [...STEP, "reward", "rewards/margins"];
     const shown = chartSections(names, ["supervised", "gft", "dpo"]).flatMap((section) => section.charts);
     expect(shown.flatMap((chart) => chart.names).sort()).toEqual([...names].sort());
+    expect(shown.find((chart) => chart.names[0] === "loss")?.hint).toMatch("Each method has its own loss");
     const alike = chartSections(STEP, ["supervised", "dft"]).flatMap((section) => section.charts);
     expect(alike[0]?.names).toEqual(["loss"]);
+    expect(alike[0]?.hint).toMatch("should fall");
   });
 });
 

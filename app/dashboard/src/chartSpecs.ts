@@ -23,6 +23,8 @@ const SOURCES = "expert|teacher|self|preferred|non_preferred";
 const OF_SOURCE = new RegExp(`^gft/(${SOURCES})/`);
 const ofSources = (measure: string): RegExp => new RegExp(`^gft/(${SOURCES})/${measure}$`);
 const loss = (hint: string): Rule => ({ title: "Loss", hint, names: ["loss"] });
+/** Replaces the hint of one method in a chart of several. */
+const LOSSES = "Each method has its own loss: compare how it changes, not its values.";
 
 const HELD_OUT_RESULTS: Rule = {
   title: "Held-out results",
@@ -170,7 +172,8 @@ export function chartSections(names: string[], methods: string[]): ChartSection[
       shown.filter((name) => (typeof pattern === "string" ? name === pattern : pattern.test(name))),
     );
     for (const name of matching) left.delete(name);
-    return matching.length ? [{ unit: "", isShare: false, ...rule, names: matching }] : [];
+    const hint = families.size > 1 && matching[0] === "loss" ? LOSSES : rule.hint;
+    return matching.length ? [{ unit: "", isShare: false, ...rule, hint, names: matching }] : [];
   };
   const sections = [...LAYOUTS[family], ["Speed", SPEED] as const].map(([title, rules]) => ({
     title,
