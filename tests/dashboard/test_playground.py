@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import BrowserContext, Page, Request, expect
 
 from tests.dashboard.conftest import Trained
 from tests.dashboard.test_pages import violations
@@ -89,6 +89,19 @@ def test_conversation_with_settings(page: Page, sign_in: SignIn, picture: Pictur
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[2]["content"] == first[1]
     assert (sent["n"], sent["seed"], sent["max_tokens"]) == (2, 7, 5)
+
+
+def test_default_limit_shrinks_to_the_context(context: BrowserContext, sign_in: SignIn) -> None:
+    """The default of 512 tokens does not fit the context of 512. A limit that the user has set is not changed."""
+    page = context.new_page()  # not `page`: the browser reports the refused requests on the console
+    sign_in(page, "/ui/playground?model=tiny")
+    page.get_by_label("Message", exact=True).fill("1+1=")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".speed")).to_contain_text("tokens")
+    expect(page.locator(".answer")).to_contain_text("The answer may use what the context has left.")
+    page.get_by_label("Max tokens").fill("512")
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.get_by_role("alert")).to_contain_text("maximum context length is 512 tokens")
 
 
 def test_stop_ends_the_requests(page: Page, sign_in: SignIn) -> None:

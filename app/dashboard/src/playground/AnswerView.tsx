@@ -41,6 +41,9 @@ export function AnswerView({ answer, chosen, choose, grading }: Props) {
           )}
         </div>
       )}
+      {answer.isLimitedByContext && !answer.error && (
+        <small>The default of Max tokens does not fit. The answer may use what the context has left.</small>
+      )}
       {!running && <Speed answer={answer} />}
     </article>
   );

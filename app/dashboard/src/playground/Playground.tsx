@@ -99,6 +99,7 @@ function Columns({ models }: { models: Model[] }) {
       ...requestFields(form, maxTokens, prompt?.row?.tools ?? []),
       ...(prompt?.row && rows ? templateFields(rows, models, model) : {}),
     }),
+    isLimitDefault: !form.max_tokens.trim(),
   });
   const ask = (prompt: Prompt) => {
     if (prompt.row) conversation.clear();

@@ -21,6 +21,8 @@ export interface Answer {
   firstTokenAt: number | null;
   endedAt: number | null;
   completionTokens: number | null;
+  /** Whether the context has no room for the default of `max_tokens`, so that the answer may use what is left. */
+  isLimitedByContext: boolean;
   error: ApiError | null;
 }
 
@@ -33,6 +35,7 @@ export const newAnswer = (now: number): Answer => ({
   firstTokenAt: null,
   endedAt: null,
   completionTokens: null,
+  isLimitedByContext: false,
   error: null,
 });
 

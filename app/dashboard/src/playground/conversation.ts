@@ -29,9 +29,14 @@ export interface Round {
 export interface RequestSettings {
   system: string;
   fieldsOf: (model: string) => Record<string, unknown>;
+  /** Whether `max_tokens` is a default, so that a smaller one may replace it. */
+  isLimitDefault: boolean;
 }
 
 const LOST = "Cannot reach the server, or the connection was lost. Check that it is running, and ask again.";
+
+const isTooLong = (problem: unknown): boolean =>
+  problem instanceof ApiError && problem.code === "context_length_exceeded";
 
 export class Conversation {
   rounds: Round[] = [];
@@ -98,11 +103,14 @@ export class Conversation {
     this.running.set(turn, controller);
     this.changed();
     const { answer } = turn;
+    const body = { model, messages, ...settings.fieldsOf(model) };
     try {
-      for await (const chunk of chatChunks({ model, messages, ...settings.fieldsOf(model) }, controller.signal)) {
-        addChunk(answer, chunk, performance.now());
-        this.changedSoon();
-      }
+      await this.stream(answer, body, controller.signal).catch((problem: unknown) => {
+        if (!settings.isLimitDefault || !isTooLong(problem)) throw problem;
+        // The server counts the prompt's tokens: without max_tokens, the answer may use what the context has left.
+        answer.isLimitedByContext = true;
+        return this.stream(answer, { ...body, max_tokens: undefined }, controller.signal);
+      });
       answer.state = "done";
     } catch (problem) {
       answer.state = controller.signal.aborted ? "stopped" : "failed";
@@ -113,6 +121,13 @@ export class Conversation {
     this.running.delete(turn);
     this.changed();
     return answer;
+  }
+
+  private async stream(answer: Answer, body: object, signal: AbortSignal): Promise<void> {
+    for await (const chunk of chatChunks(body, signal)) {
+      addChunk(answer, chunk, performance.now());
+      this.changedSoon();
+    }
   }
 
   /** Returns the messages up to the prompt of `round` and the turns in it. Rounds that the model has not answered are left out. */
