@@ -139,7 +139,7 @@ def test_errors_stand_at_their_fields(page: Page, sign_in: SignIn, picture: Pict
 
 
 def test_errors_in_dialogs(context: BrowserContext, root: str, sign_in: SignIn, picture: Picture) -> None:
-    """The page logs the refused request, which the fixture `page` does not allow."""
+    """The page logs the refused requests, which the fixture `page` does not allow."""
     page = context.new_page()
     sign_in(page, "/ui/webhooks")
     page.get_by_role("button", name="New webhook").click()
@@ -149,3 +149,14 @@ def test_errors_in_dialogs(context: BrowserContext, root: str, sign_in: SignIn, 
     expect(page.get_by_label("URL")).to_be_focused()
     expect(page.get_by_label("URL")).to_have_accessible_description(re.compile("https://"))
     picture(page, "webhook-error")
+    page.goto(f"{root}/ui/keys")
+    page.get_by_role("button", name="New key").click()
+    name = page.get_by_label("Name", exact=True)
+    name.evaluate("field => field.removeAttribute('maxlength')")  # the server has the same limit
+    name.fill("x" * 65)
+    page.get_by_role("button", name="Create key").click()
+    expect(name).to_be_focused()
+    expect(name).to_have_accessible_description(re.compile("64 characters"))
+    name.fill("x" * 64)
+    page.get_by_role("button", name="Create key").click()
+    expect(page.get_by_role("dialog")).to_contain_text("shown only once")

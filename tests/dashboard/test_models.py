@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from openai import NotFoundError, OpenAI
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy import delete, func, insert
 
 from app.core.db import Database
@@ -59,6 +59,15 @@ def test_model_page(page: Page, sign_in: SignIn, picture: Picture, client: OpenA
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
     with pytest.raises(NotFoundError):
         client.models.retrieve(trained.early)
+
+
+def test_errors_of_aliases(context: BrowserContext, sign_in: SignIn, trained: Trained) -> None:
+    page = context.new_page()  # not `page`: the browser reports the refused request on the console
+    sign_in(page, model_path(trained.model))
+    alias = page.get_by_label("Alias", exact=True)
+    alias.fill("for/prod")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(alias).to_have_accessible_description(re.compile("letters, digits"))
 
 
 def test_model_is_exported(page: Page, sign_in: SignIn, picture: Picture, trained: Trained) -> None:

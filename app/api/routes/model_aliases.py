@@ -29,7 +29,8 @@ def retrieve_alias(caller: Caller, alias: AliasName, database: Db) -> AliasObjec
         return AliasObject.of(aliases.get_alias(session, caller.project_id, alias))
 
 
-@router.put("/{alias}", dependencies=[needs(Scope.models_write)])
+# `:path`, so that a name with "/" is refused as a name, not as an unknown route.
+@router.put("/{alias:path}", dependencies=[needs(Scope.models_write)])
 def move_alias(
     caller: Caller, alias: NewAlias, body: MoveAlias, database: Db, settings: Config, models: Models
 ) -> AliasObject:
