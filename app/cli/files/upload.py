@@ -1,6 +1,7 @@
 """`grouptune files upload`, and uploads as part of other commands."""
 
 import hashlib
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from app.cli.ui.console import err, fail, note, warn, write_json, write_line
 from app.cli.ui.exits import ExitCode
 from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
-from app.client import Client, Json
+from app.client import ApiError, Client, Json
 
 
 def upload(
@@ -29,9 +30,16 @@ def upload(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a JSONL or Parquet file and print its id. With --wait, exit with code 1 if the file has errors."""
+    """Upload a JSONL or Parquet file and print its id. With --wait, exit with code 1 if the file has errors.
+
+    A file with the same content is not uploaded again.
+    """
     with connect(state_dir) as client:
-        file = send(client, path, purpose)
+        file = stored_copy(client, path, purpose)
+        if file is None:
+            file = send(client, path, purpose)
+        else:
+            note(f"{path.name} is already uploaded as {file['id']}.")
         if wait:
             file = wait_for_file(client, file["id"])
         is_invalid = file["status"] == "error"
@@ -50,9 +58,14 @@ def upload(
 
 
 def stored_copy(client: Client, path: Path, purpose: str = "fine-tune") -> Json | None:
-    """Return the project's newest file with the same content; None if it has none."""
+    """Return the project's newest file with the same content; None if it has none, or the key may not list files."""
     digest = _sha256(path)
-    newest = next(client.pages("/files", limit=1, sha256=digest, purpose=purpose), None)
+    try:
+        newest = next(client.pages("/files", limit=1, sha256=digest, purpose=purpose), None)
+    except ApiError as error:
+        if error.http_status != HTTPStatus.FORBIDDEN:  # uploads need the scope files:write only
+            raise
+        return None
     # Servers of earlier versions ignore the filter, and show no digests.
     return newest if newest is not None and newest.get("sha256") == digest else None
 

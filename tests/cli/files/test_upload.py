@@ -13,9 +13,14 @@ def test_upload_list_report_and_preview(grouptune: Run, tmp_path: Path) -> None:
     done = grouptune("files", "upload", write_rows(tmp_path / "rows.jsonl", 4), "--wait")
     assert done.returncode == ExitCode.ok, done.stderr
     file_id = done.stdout.strip()
+    again = grouptune("files", "upload", write_rows(tmp_path / "same.jsonl", 4))
+    assert (again.stdout.strip(), again.stderr) == (file_id, f"same.jsonl is already uploaded as {file_id}.\n")
     listed = json.loads(grouptune("files", "list", "--json").stdout)
     [file] = [entry for entry in listed if entry["id"] == file_id]
     assert (file["filename"], file["status"]) == ("rows.jsonl", "processed")
+    writer = grouptune("keys", "create", "writer", "--scope", "files:write").stdout.strip()
+    blind = grouptune("files", "upload", tmp_path / "same.jsonl", GROUPTUNE_API_KEY=writer)
+    assert (blind.returncode, blind.stdout.strip() != file_id) == (ExitCode.ok, True), blind.stderr
     report = grouptune("files", "report", file_id)
     assert "4 rows" in report.stderr
     preview = grouptune("files", "preview", file_id, "--model", "tiny", "--limit", 1, "--max-length", 40)

@@ -8,6 +8,7 @@ import yaml
 
 from app.cli.ui.exits import ExitCode
 from tests.cli.conftest import Run
+from tests.tiny_model import write_rows
 
 
 def test_attempts_and_checkpoints(grouptune: Run, succeeded_job: str, tmp_path: Path) -> None:
@@ -70,7 +71,8 @@ def test_open_starts_the_browser(grouptune: Run, succeeded_job: str, tmp_path: P
 
 def test_delete_files_and_models(grouptune: Run, job_file: Callable[..., Path]) -> None:
     path = job_file(rows=24, learning_rate_multiplier=500)
-    files = [grouptune("files", "upload", path.with_name("train.jsonl")).stdout.strip() for _ in range(2)]
+    paths = (write_rows(path.with_name("other.jsonl"), 5), path.with_name("train.jsonl"))
+    files = [grouptune("files", "upload", one).stdout.strip() for one in paths]
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"training_file": files[1]}))
     created = grouptune("jobs", "create", "-f", path, "--wait", "--json")
     assert created.returncode == ExitCode.ok, created.stderr
