@@ -35,6 +35,8 @@ from tests.setup_models import stored_export
 Route = tuple[str, str]
 """Method and path."""
 
+NEW_ALIAS: Final[Route] = ("PUT", "/v1/model_aliases/{alias:path}")
+"""Creates what its path names."""
 BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/projects/{project_id}"): {},
     ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): {"event_type": "fine_tuning.job.failed"},
@@ -43,11 +45,11 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/files/{file_id}/convert"): {},
     ("POST", "/v1/files/{file_id}/convert/preview"): {},
     ("POST", "/v1/files/{file_id}/lint"): {"grader": {"type": "math", "reference": "1"}},
-    ("PUT", "/v1/model_aliases/{alias}"): {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/evals/{eval_id}"): {"name": "x"},
     ("POST", "/v1/evals/{eval_id}/runs"): {
         "data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {}}]}}
     },
+    NEW_ALIAS: {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/models/{model:path}/exports"): {"format": "merged"},
     ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},
     ("POST", "/v1/fine_tuning/jobs/{job_id}/regrade"): {"grader": {"type": "math", "reference": "1"}},
@@ -220,7 +222,7 @@ def test_foreign_objects_are_404_on_every_route(
 def test_impossible_id_is_404_on_every_route(server: Server, routes: dict[Route, Scope], text: str) -> None:
     every = new_key(server.database, server.project_id, *ALL)
     with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {every}"}) as http:
-        for route in [route for route in routes if "{" in route[1] and route != ("PUT", "/v1/model_aliases/{alias}")]:
+        for route in [route for route in routes if "{" in route[1] and route != NEW_ALIAS]:
             path = re.sub(r"{[^}]*}", text, route[1])
             answer = http.request(route[0], path, json=BODIES.get(route))
             assert answer.status_code == 404, (route, answer.text)
