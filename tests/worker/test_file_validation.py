@@ -64,7 +64,7 @@ def test_parquet_is_converted_to_rows(bench: Bench) -> None:
     file = validated(bench, lambda path: pq.write_table(table, path), ProcessLimits())
     assert (file.status, file.status_details) == (
         FileStatus.processed,
-        "3 rows: 3 with a demonstration, 0 with teacher responses, 0 prompt-only, 1 duplicate",
+        "3 rows: 3 with a demonstration, 1 duplicate",
     )
     assert FileReport.model_validate(file.report).warnings[0].line == 3
     blob, _ = file.rows

@@ -100,20 +100,17 @@ class FileReport(Described):
     def summary(self) -> str:
         """Return one line for `status_details` or a terminal."""
         if self.valid:
-            expert = f"{self.expert_rows:,} with a demonstration"
-            teacher = f"{self.teacher_rows:,} with teacher responses"
-            duplicates = f", {plural(self.duplicate_rows, 'duplicate')}" if self.duplicate_rows else ""
-            turns = (
-                f", {plural(self.trained_turns or 0, 'trained turn')}"
-                if (self.trained_turns or 0) > self.expert_rows
-                else ""
-            )
-            pairs = f", {self.preference_rows:,} with a pair of answers" if self.preference_rows else ""
+            turns = self.trained_turns or 0
+            counts = {
+                f"{self.expert_rows:,} with a demonstration": self.expert_rows,
+                plural(turns, "trained turn"): turns > self.expert_rows,
+                f"{self.teacher_rows:,} with teacher responses": self.teacher_rows,
+                f"{self.preference_rows:,} with a pair of answers": self.preference_rows,
+                f"{self.prompt_only_rows:,} prompt-only": self.prompt_only_rows,
+                plural(self.duplicate_rows, "duplicate"): self.duplicate_rows,
+            }
             nothing = "" if self.has_answers else f"; {NO_ANSWER}"
-            return (
-                f"{plural(self.rows, 'row')}: {expert}{turns}, {teacher}{pairs}, {self.prompt_only_rows:,} prompt-only"
-                f"{duplicates}{nothing}"
-            )
+            return f"{plural(self.rows, 'row')}: {', '.join(text for text, shown in counts.items() if shown)}{nothing}"
         more = self.error_count - 1
         return str(self.errors[0]) + (f" (and {plural(more, 'more error')})" if more else "")
 
