@@ -38,6 +38,8 @@ def test_api_reference_is_accessible(page: Page, root: str, theme: Any) -> None:
     create = page.locator(CREATE)
     create.locator(".opblock-summary-control").click()
     expect(create).to_contain_text("training_file")
+    files = page.locator(".opblock-tag-section", has=page.locator("#operations-tag-Files"))
+    expect(files.locator(".opblock-summary-path").first).to_have_attribute("data-path", "/v1/files")
     assert not (found := violations(page)), "\n".join(map(str, found))
 
 

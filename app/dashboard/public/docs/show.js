@@ -18,6 +18,8 @@ const Accessible = ({ React: { createElement } }) => {
     wrapComponents: { JsonSchema_boolean: labelled, JsonSchema_string: labelled },
   };
 };
+// Collections come first, then their objects and parts. Operations of equal depth keep the order of the document.
+const depth = (operation) => operation.get("path").split("/").length;
 fetch("../../openapi.json")
   .then((response) => response.json())
   .then((spec) =>
@@ -30,6 +32,7 @@ fetch("../../openapi.json")
       defaultModelsExpandDepth: 0,
       displayRequestDuration: true,
       filter: true,
+      operationsSorter: (one, other) => depth(one) - depth(other),
       tryItOutEnabled: false,
     }),
   );
