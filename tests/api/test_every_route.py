@@ -49,6 +49,7 @@ BODIES: Final[dict[Route, Any]] = {
     ("POST", "/v1/evals/{eval_id}/runs"): {
         "data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {}}]}}
     },
+    ("POST", "/v1/files/{file_id}/suggested_method"): {},
     NEW_ALIAS: {"model": "ft:tiny:other::12345678"},
     ("POST", "/v1/models/{model:path}/exports"): {"format": "merged"},
     ("POST", "/v1/fine_tuning/jobs/{job_id}"): {"priority": 0},
