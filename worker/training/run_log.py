@@ -23,7 +23,6 @@ from app.core.spec.reports import (
     Message,
     Report,
     Started,
-    TrainingPath,
 )
 from worker.training.model import Policy
 
@@ -51,7 +50,7 @@ def note_start(trainer: TrainerSpec, device: torch.device) -> None:
 
 
 def note_model(policy: Policy, directory: str, seconds: float, precision: str) -> None:
-    """Log the base model and the adapter."""
+    """Log the base model, the adapter, and how log-probabilities are computed."""
     adapter = sum(parameter.numel() for parameter in policy.trained.values())
     log.info(
         "Base model %s loaded in %.1f s: %s parameters (%s), adapter %s (%.2g %%)",
@@ -62,10 +61,7 @@ def note_model(policy: Policy, directory: str, seconds: float, precision: str) -
         f"{adapter:,}",
         100 * adapter / policy.base_parameters,
     )
-
-
-def note_path(path: TrainingPath) -> None:
-    """Log how log-probabilities are computed. A job that takes the plain path also reports the reason."""
+    path = policy.path  # a job that takes the plain path also reports the reason
     log.info("Training path: %s, selected by a comparison that took %.1f s", path.name, path.check_seconds)
 
 

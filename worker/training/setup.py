@@ -127,7 +127,6 @@ def _train(
     )
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
-        run_log.note_path(policy.path)
     if wanted.base_precision != "native":
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
@@ -186,8 +185,7 @@ def _compares_with_start(spec: JobSpec, held_out: HeldOutRows) -> bool:
 
 
 def _report_path(policy: Policy, wanted: Lora, report: Reporter) -> None:
-    """Reports how the base model was changed when it was loaded, and why the job does not take the fast path,
-    and which experts carry an adapter."""
+    """Reports changes of the base model, the reason for the plain path, and which experts carry an adapter."""
     for note in policy.notes:
         report(Message(message=note))
     path = policy.path
