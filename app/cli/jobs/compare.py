@@ -72,6 +72,7 @@ def _settings(client: Client, job: Json) -> dict[str, Any]:
     """
     method = job["method"]["type"]
     kept = {name: job[name] for name in ("model", "seed", "gates", "alias", "chat_template_kwargs")}
+    kept["control"] = (job.get("control") or {}).get("method")
     files = {name: _file(client, job.get(name)) for name in _FILES}
     return {"method": method} | dict(_flat(job["method"][method])) | dict(_flat(kept)) | files
 

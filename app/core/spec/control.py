@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from app.core.spec.job import (
     BASE_LEARNING_RATE,
     SETTINGS,
@@ -30,7 +32,7 @@ _SUFFIX: Final = "control"
 def control_spec(spec: JobSpec) -> JobSpec:
     """Return the spec of the control of a job that has one.
 
-    The control takes every setting that both methods have, and defaults for the others. Its learning rate is the
+    The control takes every setting that both methods can have, and defaults for the others. Its learning rate is the
     automatic one of its method, unless both methods have the same base rate. It has no gates, alias or control.
     """
     method = spec.control
@@ -57,9 +59,11 @@ def _settings(spec: JobSpec, method: MethodType) -> Settings:
     values["hyperparameters"] = _hyperparameters(spec, method)
     if kind is GroupMethod:
         values["group"] = _group(spec, method)
-    if method is MethodType.reinforcement:
-        values["demonstrations"] = "all"  # it trains none
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValidationError as error:  # such as a setting of demonstrations in groups that have none
+        refused = {item["loc"][0] for item in error.errors()}
+        return kind(**{name: value for name, value in values.items() if name not in refused})
 
 
 def _hyperparameters(spec: JobSpec, method: MethodType) -> Hyperparameters:

@@ -27,6 +27,7 @@ export function requestFromJob(job: Job): Record<string, unknown> {
     ...(job.user_provided_suffix ? { suffix: job.user_provided_suffix } : {}),
     ...(job.metadata ? { metadata: job.metadata } : {}),
     ...(job.gates.length ? { gates: job.gates.map(({ gate }) => gate) } : {}),
+    ...(job.control ? { control: job.control.method } : {}),
     ...(job.alias ? { alias: job.alias } : {}),
     ...(job.priority ? { priority: job.priority } : {}),
     ...(Object.keys(job.chat_template_kwargs).length ? { chat_template_kwargs: job.chat_template_kwargs } : {}),

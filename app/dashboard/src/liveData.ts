@@ -75,7 +75,7 @@ export function useFile(id: string): Loaded<FileObject> {
 }
 
 const FINAL = new Set(["succeeded", "failed", "cancelled"]);
-export const isFinal = (job: Job): boolean => FINAL.has(job.status);
+export const isFinal = (job: { status: string }): boolean => FINAL.has(job.status);
 
 /** A stream that the server refused, as while a proxy finds no server, is opened again after this time. */
 const REOPEN_MS = 3000;

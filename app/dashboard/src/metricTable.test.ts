@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { addRows, between, combine, MAX_ROWS, merge, NO_ROWS, rowsOf, tableOf } from "./metricTable";
+import { addRows, between, combine, MAX_ROWS, merge, NO_ROWS, onSharedSteps, rowsOf, tableOf } from "./metricTable";
 import type { JobEvent } from "./types";
 
 const row = (step: number, reward: number) => ({ step, values: { reward } });
@@ -80,6 +80,20 @@ describe("combine", () => {
     expect(all.isSampled).toBe(true);
     expect(all.table.steps.at(-1)).toBe(MAX_ROWS);
     expect(combine(history([0], [0], true), NO_ROWS).isSampled).toBe(true);
+  });
+});
+
+describe("onSharedSteps", () => {
+  it("aligns tables with different steps", () => {
+    const tables = [
+      { steps: [0, 2], series: { a: [1, 2] } },
+      { steps: [1, 2], series: { a: [3, 4] } },
+    ];
+    const { steps, valuesOf } = onSharedSteps(tables);
+    expect(steps).toEqual([0, 1, 2]);
+    expect(valuesOf(0, "a")).toEqual([1, null, 2]);
+    expect(valuesOf(1, "a")).toEqual([null, 3, 4]);
+    expect(valuesOf(1, "b")).toEqual([null, null, null]);
   });
 });
 

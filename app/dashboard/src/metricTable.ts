@@ -92,6 +92,24 @@ export function merge(older: MetricTable, newer: MetricTable): MetricTable {
   return { steps: order.map(({ step }) => step), series };
 }
 
+/** The steps of all tables, and a function that returns a metric of one table at those steps. */
+export function onSharedSteps(tables: MetricTable[]): {
+  steps: number[];
+  valuesOf: (table: number, name: string) => (number | null)[];
+} {
+  const steps = [...new Set(tables.flatMap((table) => table.steps))].sort((a, b) => a - b);
+  const place = new Map(steps.map((step, index) => [step, index]));
+  const valuesOf = (index: number, name: string) => {
+    const values = new Array<number | null>(steps.length).fill(null);
+    const table = tables[index];
+    for (const [row, value] of (table?.series[name] ?? []).entries()) {
+      values[place.get(table?.steps[row] as number) as number] = value;
+    }
+    return values;
+  };
+  return { steps, valuesOf };
+}
+
 /** The steps `first` to `last` of a table. */
 export function between({ steps, series }: MetricTable, first: number, last: number): MetricTable {
   const from = steps.findIndex((step) => step >= first);

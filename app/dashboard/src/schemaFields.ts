@@ -78,6 +78,7 @@ const TITLES: Record<string, string> = {
   chat_template_kwargs: "Chat template variables",
   suffix: "Name (suffix)",
   alias: "Alias for the model",
+  control: "Control: compare with another method",
   lora: "LoRA adapter",
   hyperparameters: "Training",
   pass_threshold: "Passing reward",

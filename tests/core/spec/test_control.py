@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.core.spec.control import control_spec
-from app.core.spec.job import GroupMix, JobSpec, MethodType
+from app.core.spec.job import GroupMethod, GroupMix, JobSpec, MethodType
 from app.core.spec.plan import resolve
 
 GRADER = {
@@ -66,10 +66,16 @@ def test_every_pair_of_methods_has_a_spec(method: MethodType, control: MethodTyp
     assert JobSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
 
 
-def test_rollouts_alone_grade_no_demonstrations() -> None:
-    graded = job("gft", "reinforcement", demonstrations="graded")
-    assert not control_spec(graded).grades_demonstrations
+def test_setting_that_control_cannot_have_is_default() -> None:
+    graded = job("gft", "reinforcement", demonstrations="graded", off_policy_push_down="none", mask_truncated=True)
+    settings = control_spec(graded).settings
+    assert isinstance(settings, GroupMethod)
+    assert (settings.demonstrations, settings.off_policy_push_down, settings.mask_truncated) == ("all", "full", True)
     assert control_spec(graded.model_copy(update={"control": MethodType.dft})).grades_demonstrations
+    group = {"expert": 0, "teacher": 0, "self": 4}
+    repeated = control_spec(job("reinforcement", "gft", group=group, updates_per_batch=2)).settings
+    assert isinstance(repeated, GroupMethod)
+    assert repeated.updates_per_batch == 1
 
 
 def test_control_takes_the_steps_of_its_job() -> None:

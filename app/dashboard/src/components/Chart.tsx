@@ -14,6 +14,8 @@ export interface Line {
   values: (number | null)[];
   /** Rare, exact measurements such as held-out results: never smoothed. */
   isExact?: boolean;
+  /** Lines of the job that this one is compared with. */
+  isDashed?: boolean;
 }
 
 /** First and last visible step. */
@@ -60,6 +62,7 @@ const SPARSE = 60;
 const DIAGONAL_PX = 30;
 const LEAST_PX = 4;
 const WIDTH = 1.8;
+const DASHES = [5, 4];
 const FAINT = "40"; // alpha of the values behind their smoothed line
 /** Steps between ticks: whole numbers only. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
@@ -173,7 +176,7 @@ export function Chart(props: ChartProps) {
       <ul class="legend">
         {lines.map((line, index) => (
           <li key={line.label}>
-            <i class={`swatch c${line.colour % PALETTE}`} /> {line.label}{" "}
+            <i class={`swatch c${line.colour % PALETTE} ${line.isDashed ? "dashed" : ""}`} /> {line.label}{" "}
             <b>{number(valueAt(drawn[index] ?? [], at ?? Infinity))}</b>
           </li>
         ))}
@@ -200,7 +203,8 @@ function optionsOf(current: { current: Current }, width: number, setAt: (at: num
   });
   const draw = (self: uPlot, index: number) => {
     const colour = colours[(index - 1) % count] as string;
-    if (index > count) drawLine(self, index, colour, WIDTH);
+    const dashes = lines[(index - 1) % count]?.isDashed ? DASHES : [];
+    if (index > count) drawLine(self, index, colour, WIDTH, dashes);
     else if (current.current.smoothing > 0) drawLine(self, index, colour + FAINT, 0);
   };
   return {

@@ -8,8 +8,11 @@ import { token } from "../theme";
  */
 const PIECE = 16;
 
-/** Draws a line through all values but null, `width` CSS pixels wide; 0 is the thinnest line of the screen. */
-export function drawLine(self: uPlot, index: number, colour: string, width: number): void {
+/**
+ * Draws a line through all values but null, `width` CSS pixels wide; 0 is the thinnest line of the screen. `dashes` are the
+ * lengths of dashes and gaps in CSS pixels; none for a solid line.
+ */
+export function drawLine(self: uPlot, index: number, colour: string, width: number, dashes: number[] = []): void {
   const { ctx, bbox, data } = self;
   const [steps, values] = [data[0], data[index]];
   if (!values) return;
@@ -19,6 +22,7 @@ export function drawLine(self: uPlot, index: number, colour: string, width: numb
   ctx.clip();
   ctx.strokeStyle = colour;
   ctx.lineWidth = width * devicePixelRatio || 1;
+  ctx.setLineDash(dashes.map((length) => length * devicePixelRatio));
   ctx.lineJoin = ctx.lineCap = "round";
   let points = 0;
   for (let at = 0; at < values.length; at += 1) {
@@ -28,7 +32,7 @@ export function drawLine(self: uPlot, index: number, colour: string, width: numb
     if (points === 0) ctx.beginPath();
     ctx.lineTo(x, y);
     points += 1;
-    if (points <= PIECE) continue;
+    if (points <= PIECE || dashes.length) continue; // each piece would begin with a dash
     ctx.stroke();
     ctx.beginPath();
     ctx.moveTo(x, y);

@@ -12,7 +12,7 @@ import { chartVersion, useChartTables, useIsVisible, useJobMetrics, useStreamedR
 import { nameOf } from "../jobNotes";
 import { type FlatSettings, flatten, requestFromJob } from "../jobSettings";
 import { isFinal, useProjectStream } from "../liveData";
-import type { JobMetrics, MetricTable } from "../metricTable";
+import { type JobMetrics, type MetricTable, onSharedSteps } from "../metricTable";
 import { useLocation } from "../root";
 import type { FileObject, Job } from "../types";
 import { heldOutResults } from "./HeldOutResults";
@@ -257,16 +257,13 @@ function ComparisonChart({ spec, choices, runs, smoothing, zoom, setZoom }: Over
 
 /** Returns one line per run over the union of their steps. */
 function overlaid(name: string, runs: Run[], tables: MetricTable[]): { steps: number[]; lines: Line[] } {
-  const steps = [...new Set(tables.flatMap((table) => table.steps))].sort((a, b) => a - b);
-  const place = new Map(steps.map((step, index) => [step, index]));
-  const lines = runs.map(({ job }, index) => {
-    const values = new Array<number | null>(steps.length).fill(null);
-    const table = tables[index];
-    for (const [row, value] of (table?.series[name] ?? []).entries()) {
-      values[place.get(table?.steps[row] as number) as number] = value;
-    }
-    return { label: nameOf(job), colour: index, values, isExact: isHeldOut(name) };
-  });
+  const { steps, valuesOf } = onSharedSteps(tables);
+  const lines = runs.map(({ job }, index) => ({
+    label: nameOf(job),
+    colour: index,
+    values: valuesOf(index, name),
+    isExact: isHeldOut(name),
+  }));
   return { steps, lines };
 }
 

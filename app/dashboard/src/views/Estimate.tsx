@@ -40,6 +40,12 @@ export function Estimate({ text }: { text: string }) {
       <p class={estimate.verdict === "fits" ? "good" : "problem"}>
         {estimate.verdict === "fits" ? "✓" : estimate.verdict === "tight" ? "⚠" : "✕"} {estimate.reason}
       </p>
+      {estimate.control && (
+        <p>
+          The control ({estimate.control.method}) trains first, in addition to this
+          {estimate.control.seconds && `: about ${duration(estimate.control.seconds.expected)}`}.
+        </p>
+      )}
       <small>
         {grounds}.
         {basis.passing_share != null && ` About ${percent(basis.passing_share)} of the demonstrations pass the grader.`}

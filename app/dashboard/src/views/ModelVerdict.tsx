@@ -2,7 +2,7 @@
 import { number, plural, signed } from "../format";
 import type { Job } from "../types";
 
-const VERDICTS = {
+export const VERDICTS = {
   improved: { icon: "▲", text: "improved", tone: "good" },
   no_change: { icon: "=", text: "no change", tone: "wait" },
   worse: { icon: "▼", text: "worse than before", tone: "bad" },

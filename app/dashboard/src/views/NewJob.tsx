@@ -38,7 +38,7 @@ import { TeacherField } from "./TeacherField";
 import { TrackersField } from "./TrackersField";
 
 /** Settings that are always shown. */
-const FIRST = ["hyperparameters.n_epochs", "hyperparameters.max_steps", "suffix"];
+const FIRST = ["hyperparameters.n_epochs", "hyperparameters.max_steps", "suffix", "control"];
 /** Has a check box of its own. */
 const DEMONSTRATIONS = "demonstrations";
 

@@ -2,14 +2,15 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, JOBS } from "../api";
 import { type ChartSpec, chartSections, colour, isHeldOut, label } from "../chartSpecs";
-import { Chart, type ChartChoices, type Zoom } from "../components/Chart";
+import { Chart, type ChartChoices, type Line, type Zoom } from "../components/Chart";
 import { ChartControls } from "../components/ChartControls";
 import { ChartSections } from "../components/ChartSections";
 import { EmptyState, ErrorNotice, Loading } from "../components/primitives";
 import { chartVersion, useChartTables, useIsVisible } from "../jobMetrics";
 import { isFinal, useGet } from "../liveData";
-import type { JobMetrics } from "../metricTable";
+import { type JobMetrics, onSharedSteps } from "../metricTable";
 import type { Attempt, Job } from "../types";
+import { ControlText, useControlRun } from "./ControlResult";
 import { HeldOutResults } from "./HeldOutResults";
 import { methodOf } from "./Jobs";
 import { VerdictText } from "./ModelVerdict";
@@ -37,7 +38,8 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
       [methodOf(job)],
     );
   }, [table]);
-  const run = useMemo(() => (metrics ? [{ job, metrics }] : []), [metrics, chartVersion(job)]);
+  const control = useControlRun(job);
+  const runs = useMemo(() => (metrics ? [{ job, metrics }, ...control] : []), [metrics, control, chartVersion(job)]);
   if (error && !table) return <ErrorNotice error={error} />;
   if (!table) return <Loading what="the metrics" />;
   const panel = (spec: ChartSpec, choices: ChartChoices) => (
@@ -45,7 +47,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
       key={spec.title}
       spec={spec}
       choices={choices}
-      run={run}
+      runs={runs}
       markers={markers}
       smoothing={smoothing}
       zoom={zoom}
@@ -54,6 +56,7 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
   );
   return (
     <>
+      <ControlText job={job} />
       <VerdictText job={job} />
       <HeldOutResults evaluation={job.evaluation} />
       {(table.steps.at(-1) ?? 0) === 0 ? (
@@ -91,33 +94,39 @@ export function OverviewTab({ job, metrics, error }: OverviewProps) {
 interface PanelProps {
   spec: ChartSpec;
   choices: ChartChoices;
-  run: { job: Job; metrics: JobMetrics }[];
+  /** The job and, if it has one, its control. */
+  runs: { job: Job; metrics: JobMetrics }[];
   markers: number[];
   smoothing: number;
   zoom: Zoom | undefined;
   setZoom: (zoom: Zoom | undefined) => void;
 }
 
-function MetricChart({ spec, choices, run, markers, smoothing, zoom, setZoom }: PanelProps) {
+function MetricChart({ spec, choices, runs, markers, smoothing, zoom, setZoom }: PanelProps) {
   const place = useRef<HTMLDivElement>(null);
   const isVisible = useIsVisible(place);
-  const [table] = useChartTables(run, spec.names, zoom, isVisible);
-  const lines = useMemo(
-    () =>
-      spec.names.map((name, position) => ({
-        label: label(name),
-        colour: colour(name, position),
-        values: table?.series[name] ?? [],
-        isExact: isHeldOut(name),
-      })),
-    [spec, table],
-  );
+  const tables = useChartTables(runs, spec.names, zoom, isVisible);
+  const { steps, lines } = useMemo(() => {
+    const { steps, valuesOf } = onSharedSteps(tables);
+    const lines = tables.flatMap((table, index) =>
+      spec.names
+        .map((name, position): Line & { name: string } => ({
+          name,
+          label: index ? (spec.names.length > 1 ? `control, ${label(name)}` : "control") : label(name),
+          colour: colour(name, position),
+          values: valuesOf(index, name),
+          isExact: isHeldOut(name),
+          isDashed: index > 0,
+        }))
+        .filter(({ name }) => index === 0 || table.series[name]?.some((value) => value !== null)),
+    );
+    return { steps, lines };
+  }, [spec, ...tables]);
   const { title, hint, unit, isShare } = spec;
   return (
     <div ref={place}>
       <Chart
-        {...{ title, hint, unit, isShare, lines, markers, smoothing, isVisible, zoom, choices }}
-        steps={table?.steps ?? []}
+        {...{ title, hint, unit, isShare, steps, lines, markers, smoothing, isVisible, zoom, choices }}
         onZoom={setZoom}
       />
     </div>
