@@ -217,11 +217,17 @@ def _table(found: dict[str, Cell | None], failed: dict[str, str | None]) -> str:
 
 
 def _drift(results: Results, present: Sequence[str]) -> Iterator[str]:
-    yield "## Drift at matched accuracy\nUpwards is better, and further left is closer to the base model.\n"
+    yield (
+        "## Drift at matched accuracy\nUpwards is better. In the first plot, further left is closer to the base model; "
+        "in the second, further\nright keeps more of the old task.\n"
+    )
     yield f"![Accuracy against forward KL]({DRIFT_PLOT})\n\n![Accuracy against the old task]({OLD_PLOT})\n"
+    sentences = {name: conclusions.drift_sentences(cells(results, name)) for name in present}
+    if not any(sentences.values()):
+        yield "No two methods with several seeds each are level in accuracy yet.\n"
+        return
     yield "Methods whose accuracies are level:\n"
-    for name in present:
-        found = conclusions.drift_sentences(cells(results, name))
+    for name, found in sentences.items():
         if found:
             yield f"**{_capital(SCENARIOS[name].title)}**\n\n" + "\n".join(f"- {_capital(one)}" for one in found) + "\n"
 
