@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
+import structlog
 from fastapi import Request
 
 from app.api.slow_work import SlowPools
 from app.core.db import Database
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest
+from app.core.errors import GrouptuneError, InvalidRequest
 from app.core.files import uploads
 from app.core.files.tables import File, FileStatus
 from app.core.files.validation_report import FileReport
@@ -22,6 +23,8 @@ from app.core.spec.graders import BaseGrader
 from app.core.spec.job import GroupMix, JobSpec
 from app.core.spec.rows import RowError
 from app.core.storage.blobs import BlobStore
+
+log = structlog.get_logger(__name__)
 
 
 class Linter:
@@ -57,14 +60,7 @@ class Linter:
         except RowError as error:
             raise InvalidRequest(f"The file '{file.id}' has errors. {error}", code="invalid_file") from error
 
-    async def of_job(
-        self,
-        request: Request,
-        project_id: str,
-        spec: JobSpec,
-        training_file: str,
-        budget: Budget = WHILE_WAITING,
-    ) -> LintReport | None:
+    async def of_job(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> LintReport | None:
         """Return the report on a job's training file, or None if the file cannot be linted now.
 
         Raises as `submission.check_file`.
@@ -72,7 +68,7 @@ class Linter:
         grader = spec.settings.grader
         if grader is None or not lint_queue.is_due(spec):
             return None
-        work = partial(self._of_job, project_id, spec, grader, training_file, budget)
+        work = partial(self._of_job, project_id, spec, grader, training_file, WHILE_WAITING)
         return await self._slow.grading.run_if_free(request, project_id, work)
 
     def _of_job(
@@ -86,6 +82,21 @@ class Linter:
     ) -> LintReport | None:
         file = self._ready(project_id, spec, training_file)
         return None if file is None else self.lint(file, grader, spec.group, deadline, budget)
+
+    def passing_share(self, project_id: str, spec: JobSpec, training_file: str, deadline: Deadline) -> float | None:
+        """Return the share of the demonstrations that pass the grader, for a job that trains only those.
+
+        None for other jobs, and while it cannot be found. Call it in a pool of slow work.
+        """
+        grader = spec.settings.grader
+        if grader is None or not spec.grades_demonstrations or not lint_queue.is_due(spec):
+            return None
+        try:
+            report = self._of_job(project_id, spec, grader, training_file, BEFORE_ACCEPTING, deadline)
+        except GrouptuneError as error:  # an estimate counts all demonstrations then
+            log.info("lint.no_share", reason=error.message)
+            return None
+        return None if report is None else report.passing_share
 
     async def sees_signal(self, request: Request, project_id: str, spec: JobSpec, training_file: str) -> bool:
         """Return True if lint proves that the job can learn something; False leaves the decision to a worker's lint.

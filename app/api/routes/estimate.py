@@ -9,9 +9,7 @@ from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest
 from app.core.jobs import control_requests, estimation
-from app.core.lint.run import BEFORE_ACCEPTING
 from app.core.spec.control import control_spec
 
 router = APIRouter(prefix="/fine_tuning", tags=["Fine-tuning"])
@@ -34,16 +32,9 @@ async def estimate_job(
     The body is that of `POST /v1/fine_tuning/jobs`. For a job that trains only the demonstrations that pass its grader,
     a sample of them is graded first, within three seconds.
     """
-    wanted = body.to_request()
-    share = None
-    if wanted.spec.grades_demonstrations:
-        try:
-            lint = await lints.of_job(request, caller.project_id, wanted.spec, body.training_file, BEFORE_ACCEPTING)
-        except InvalidRequest as problem:
-            raise body.as_sent(problem) from None
-        share = None if lint is None else lint.passing_share
 
-    def estimate(_deadline: Deadline) -> EstimateObject:
+    def estimate(deadline: Deadline) -> EstimateObject:
+        wanted = body.to_request()
         with database.transaction() as session:
             validated = control_requests.validate_request(session, caller.project_id, wanted, limits)
             base_model = validated.base_model
@@ -54,6 +45,7 @@ async def estimate_job(
         if validated.problems:
             raise body.as_sent(validated.problems[0])
         spec = validated.spec
+        share = lints.passing_share(caller.project_id, validated.spec, body.training_file, deadline)
         workload = estimation.plan_job(store, spec, base_model, files, settings.models_dir, share)
         control = None
         if spec.control is not None:

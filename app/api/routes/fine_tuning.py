@@ -105,9 +105,12 @@ async def create_job(
     if job.lint_due:
         notifier.add(broker.notify_linting)
 
-    def note(_deadline: Deadline) -> None:
+    def note(deadline: Deadline) -> None:
+        share = lints.passing_share(caller.project_id, validated.spec, body.training_file, deadline)
         for job_id in filter(None, (job.id, control_id)):
-            estimation.note(database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job_id)
+            estimation.note(
+                database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job_id, share
+            )
 
     tasks.add_task(slow.rendering.run_later, caller.project_id, note)
     return answer

@@ -165,16 +165,24 @@ def on_workers(session: Session, planned: PlannedJob, alive_seconds: float) -> F
 
 
 def note(
-    database: Database, store: BlobStore, models_dir: Path, alive_seconds: float, project_id: str, job_id: str
+    database: Database,
+    store: BlobStore,
+    models_dir: Path,
+    alive_seconds: float,
+    project_id: str,
+    job_id: str,
+    share: float | None = None,
 ) -> None:
-    """Store an estimate with a new job, unless it has one or its inputs are not known yet."""
+    """Store an estimate with a new job, unless it has one or its inputs are not known yet.
+
+    `share` is the `passing_share` of `plan_job`.
+    """
     try:
         with database.transaction() as session:
             job = job_of_project(session, project_id, job_id)
             spec = stored_specs.read(job.id, job.spec)
             base_model, _ = starting_point(session, project_id, spec.model, models_dir)
             files, budget_of = files_of(session, project_id, job.files), controls.budget_of(session, job)
-            share = passing_share(job) if spec.grades_demonstrations else None
         planned = plan_job(store, spec, base_model, files, models_dir, share, budget_of)
         with database.transaction() as session:
             new_estimate = on_workers(session, planned, alive_seconds).estimate
@@ -191,7 +199,9 @@ def note(
 def store_for_worker(session: Session, claim: Claim, planned: PlannedJob, hardware: Hardware) -> None:
     """Replace the estimate of a claimed job with one for its worker's device. Raises `LostLease`."""
     stored = session.scalar(select(Job.estimate).where(Job.id == claim.job_id))
-    if stored is None or stored["device"] != hardware.device:
+    knows_share = stored is not None and stored["based_on"].get("passing_share") is not None
+    lacks_share = planned.passing_share is not None and not knows_share
+    if stored is None or stored["device"] != hardware.device or lacks_share:
         new_estimate = estimate(planned, hardware, observations(session))
         update_owned(session, claim, estimate=new_estimate.model_dump(mode="json"))
 

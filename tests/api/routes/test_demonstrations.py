@@ -15,6 +15,7 @@ from tests.api.jobs import GRADER, create, gft, refused
 from tests.api.routes.test_estimate import MODEL
 from tests.api.routes.test_lint import lint_of, row, upload
 from tests.api.server import Server
+from tests.waiting import eventually
 
 
 def graded(**settings: Any) -> dict[str, Any]:
@@ -85,6 +86,13 @@ def test_estimate_and_plan_know_the_share(client: OpenAI, mixed_file: str) -> No
 
     assert (validation(MODEL)["rows"], validation(MODEL)["plan"]["rows"]) == (None, 30)
     assert validation("tiny")["rows"] == {"used": 30, "dropped": {"demonstration_rejected": 10}}
+
+
+def test_new_job_keeps_the_share(client: OpenAI, mixed_file: str) -> None:
+    job_id = create(client, mixed_file, graded(), model=MODEL).id
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job_id).to_dict()["estimate"])
+    estimate: Any = client.fine_tuning.jobs.retrieve(job_id).to_dict()["estimate"]
+    assert (estimate["groups"], estimate["based_on"]["passing_share"]) == (3 * 30, 0.75)
 
 
 def test_job_shows_the_grades(server: Server, client: OpenAI, mixed_file: str) -> None:
