@@ -38,7 +38,8 @@ model = PeftModel.from_pretrained({loader}.from_pretrained("{base}"), "path/to/t
 ```"""
 _FROM_DIRECTORY: Final = """The base model is not known to be on the Hugging Face hub, so you need its files:
 
-{with_base}
+{with_base}"""
+_WORKING_DIRECTORY: Final = """
 
 `AutoPeftModelForCausalLM` finds the base model if the working directory contains it under the name `{base}`."""
 
@@ -76,10 +77,12 @@ def export_adapter(directory: Path, policy: Policy, trainer_spec: TrainerSpec) -
 def _loading(policy: Policy, base: str, *, is_on_hub: bool) -> str:
     """Returns how to load the adapter, for the card."""
     loader = class_of(policy.causal.config).__name__
+    # PEFT's automatic class loads causal language models only, not those with encoders.
+    is_automatic = loader == "AutoModelForCausalLM"
     if is_on_hub:
-        # PEFT's automatic class loads causal language models only, not those with encoders.
-        return _FROM_HUB if loader == "AutoModelForCausalLM" else _WITH_BASE.format(loader=loader, base=base)
-    return _FROM_DIRECTORY.format(with_base=_WITH_BASE.format(loader=loader, base=f"path/to/{base}"), base=base)
+        return _FROM_HUB if is_automatic else _WITH_BASE.format(loader=loader, base=base)
+    with_base = _WITH_BASE.format(loader=loader, base=f"path/to/{base}")
+    return _FROM_DIRECTORY.format(with_base=with_base) + (_WORKING_DIRECTORY.format(base=base) if is_automatic else "")
 
 
 def save_adapter(directory: Path, policy: Policy, base: str, revision: str | None = None) -> Path:

@@ -156,3 +156,4 @@ def test_card_loads_a_vision_language_base(hub_id: str, model_directory: ModelDi
     adapter = export(random_policy(model_directory("qwen2.5-vl")), tmp_path, **known)
     card = (adapter / "README.md").read_text()
     assert f'AutoModelForImageTextToText.from_pretrained("{hub_id or "path/to/tiny-1B"}")' in card
+    assert "AutoPeftModelForCausalLM" not in card
