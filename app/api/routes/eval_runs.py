@@ -8,7 +8,7 @@ from app.api.deps import Db, EvalChecks, Notifier, Slow, Strict
 from app.api.ids import EvalId, EvalRunId, OutputItemId
 from app.api.pagination import After, Limit, Page, page
 from app.api.routes.evals import Order
-from app.api.schemas.eval_results import ComparisonObject, EvalRunDeleted, EvalRunObject, OutputItemObject
+from app.api.schemas.eval_results import EvalRunDeleted, EvalRunObject, OutputItemObject, RunComparisonObject
 from app.api.schemas.eval_runs import CreateEvalRun
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
@@ -127,13 +127,13 @@ def delete_eval_run(caller: Caller, eval_id: EvalId, run_id: EvalRunId, database
 @router.get("/{run_id}/comparison/{baseline_id}", dependencies=[needs(Scope.jobs_read)])
 def compare_eval_runs(
     caller: Caller, eval_id: EvalId, run_id: EvalRunId, baseline_id: EvalRunId, database: Db
-) -> ComparisonObject:
+) -> RunComparisonObject:
     """Compare a completed run with another one on the same rows: paired differences and their 95 % intervals."""
     with database.reading() as session:
         run = runs.get_run(session, caller.project_id, eval_id, run_id)
         baseline = runs.get_run(session, caller.project_id, eval_id, baseline_id)
         found = comparison.compare(session, baseline, run)
-    return ComparisonObject.of(baseline, run, found)
+    return RunComparisonObject.of(baseline, run, found)
 
 
 @router.get("/{run_id}/output_items", dependencies=[needs(Scope.jobs_read)])

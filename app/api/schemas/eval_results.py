@@ -331,7 +331,7 @@ class ChangedRowObject(Described):
     """The run's output item."""
 
 
-class ComparisonObject(Described):
+class RunComparisonObject(Described):
     """How a run differs from a baseline on the same rows."""
 
     object: Literal["eval.run.comparison"] = "eval.run.comparison"
@@ -357,7 +357,7 @@ class ComparisonObject(Described):
     """The first of these rows."""
 
     @classmethod
-    def of(cls, baseline: EvalRun, run: EvalRun, found: RunComparison) -> "ComparisonObject":
+    def of(cls, baseline: EvalRun, run: EvalRun, found: RunComparison) -> "RunComparisonObject":
         """Return the wire form."""
         return cls(
             eval_id=run.eval_id,

@@ -60,7 +60,7 @@ Source = Annotated[
 ]
 
 
-class SamplingParams(Frozen):
+class RunSamplingParams(Frozen):
     """How answers are sampled."""
 
     max_completion_tokens: Count | None = Field(default=None, description="By default what the context has room for.")
@@ -102,7 +102,7 @@ class CompletionsSource(Frozen):
     for its origin is used."""
     input_messages: InputMessages | None = None
     """What the model reads; by default the prompts of rows in the format of training files."""
-    sampling_params: SamplingParams = SamplingParams()
+    sampling_params: RunSamplingParams = RunSamplingParams()
     """How answers are sampled."""
 
     def sampler(self) -> SamplerSpec:

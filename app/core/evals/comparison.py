@@ -1,7 +1,7 @@
 """Compares two runs of one eval on the same rows: paired differences with their 95 % intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -69,12 +69,20 @@ def compare(session: Session, baseline: EvalRun, run: EvalRun) -> RunComparison:
     return RunComparison(
         rows=run.rows,
         errored_rows=len(statuses) - len(graded),
-        pass_rate=_means("pass_rate", passes),
+        pass_rate=_bounded(_means("pass_rate", passes)),
         criteria=tuple(found for found in criteria if found is not None),
         gained=gained,
         lost=len(changed) - gained,
         changed=tuple(changed[:MAX_CHANGED]),
     )
+
+
+def _bounded(rate: PairedMeans | None) -> PairedMeans | None:
+    """Return the pass rates with an interval that ends at the largest possible differences."""
+    if rate is None:
+        return None
+    found = rate.difference
+    return replace(rate, difference=found._replace(low=max(-1.0, found.low), high=min(1.0, found.high)))
 
 
 def _check(baseline: EvalRun, run: EvalRun) -> None:

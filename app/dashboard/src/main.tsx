@@ -16,6 +16,10 @@ import type { Session } from "./types";
 import { ApiKeys } from "./views/ApiKeys";
 import { AuditLog } from "./views/AuditLog";
 import { Compare } from "./views/Compare";
+import { EvalComparison } from "./views/EvalComparison";
+import { EvalPage } from "./views/EvalPage";
+import { EvalRunPage } from "./views/EvalRunPage";
+import { Evals } from "./views/Evals";
 import { FilePage } from "./views/FilePage";
 import { Files } from "./views/Files";
 import { JobPage } from "./views/JobPage";
@@ -170,6 +174,10 @@ function Shell({ session, problem, leave }: { session: Session; problem: string 
             <Route path={`${ROOT}/ui/models`} component={Models} />
             <Route path={`${ROOT}/ui/usage`} component={Usage} />
             <Route path={`${ROOT}/ui/models/:id*`} component={ModelPage} />
+            <Route path={`${ROOT}/ui/evals`} component={Evals} />
+            <Route path={`${ROOT}/ui/evals/:id`} component={EvalPage} />
+            <Route path={`${ROOT}/ui/evals/:id/compare`} component={EvalComparison} />
+            <Route path={`${ROOT}/ui/evals/:id/runs/:run`} component={EvalRunPage} />
             <Route path={`${ROOT}/ui/playground`} component={Playground} />
             <Route path={`${ROOT}/ui/workers`} component={Workers} />
             <Route path={`${ROOT}/ui/webhooks`} component={Webhooks} />

@@ -12,6 +12,7 @@ export const NAV_PAGES: NavPage[] = [
   { name: "Jobs", to: "/ui/", scope: "jobs:read", below: ["/ui/jobs", "/ui/compare", "/ui/new"] },
   { name: "Files", to: "/ui/files", scope: "files:read" },
   { name: "Models", to: "/ui/models", scope: "models:read" },
+  { name: "Evals", to: "/ui/evals", scope: "jobs:read" },
   { name: "Playground", to: "/ui/playground", scope: "inference" },
   { name: "Usage", to: "/ui/usage", scope: "models:read" },
   { name: "Workers", to: "/ui/workers", scope: "jobs:read" },
