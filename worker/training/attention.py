@@ -253,12 +253,28 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, op
     if not options.is_fused(query, key):
         return _by_products(query, key, value, mask, options)
     repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
+    shares_keys = repeats > 1 and _reads_shared_keys(query, mask)
+    if repeats > 1 and not shares_keys:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     causal = mask is None and query.shape[2] > 1
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=options.dropout, is_causal=causal, scale=options.scaling
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=options.dropout,
+        is_causal=causal,
+        scale=options.scaling,
+        enable_gqa=shares_keys,
     )
+
+
+def _reads_shared_keys(query: Tensor, mask: Tensor | None) -> bool:
+    """Returns whether the fused kernel reads each key once for all query heads that share it: flash attention on CUDA.
+
+    It takes no mask. With one, torch would compute shared keys without a fused kernel.
+    """
+    return query.device.type == "cuda" and mask is None and query.dtype in (torch.bfloat16, torch.float16)
 
 
 def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options) -> Tensor:

@@ -95,7 +95,9 @@ def load(
             stored = {key: moments[f"{name}|{key}"] for key in _MOMENTS if f"{name}|{key}" in moments}
             if stored:
                 optimizer.state[parameter] = {
-                    key: value.to(parameter.device) if key != "step" else value for key, value in stored.items()
+                    # The fused AdamW counts its steps on the device.
+                    key: value.to(parameter.device) if key != "step" or optimizer.defaults["fused"] else value
+                    for key, value in stored.items()
                 }
     if reference is not None:
         reference.load_state(load_file(directory / _REFERENCE))

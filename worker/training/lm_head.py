@@ -10,7 +10,7 @@ products with W; recomputing the logits in the backward pass would take three.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,21 @@ from worker.training.types import JobFailure
 
 CHUNK_ELEMENTS: Final = 4 * 1024 * 1024
 """Logits per chunk: 16 MiB in fp32, small enough for a CPU's cache."""
+_MAX_CHUNK_ELEMENTS: Final = 64 * CHUNK_ELEMENTS
+_BYTES_PER_LOGIT: Final = 16
+"""Of a chunk's logits, log-probabilities and slopes in fp32, and of copies in the head's precision."""
+_SHARE: Final = 16
+"""A chunk takes at most this part of the free memory."""
+
+
+def chunk_elements(free_bytes: int | None) -> int:
+    """Returns the logits per chunk for a GPU with this free memory, or for a CPU (None).
+
+    Every chunk reads the whole head twice, so few rows at a time would make a GPU wait for its memory.
+    """
+    if free_bytes is None:
+        return CHUNK_ELEMENTS
+    return min(_MAX_CHUNK_ELEMENTS, max(CHUNK_ELEMENTS, free_bytes // (_SHARE * _BYTES_PER_LOGIT)))
 
 
 class UnknownHead(TypeError):
@@ -97,7 +112,13 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def _entropy(probabilities_N_V: Tensor, logprobs_N_V: Tensor) -> Tensor:
-    """Returns the entropy of each row in nats. Forbidden tokens (log p = -inf, p = 0) contribute 0."""
+    """Returns the entropy of each row in nats. Forbidden tokens (log p = -inf, p = 0) contribute 0.
+
+    May overwrite `logprobs_N_V`.
+    """
+    if probabilities_N_V.device.type != "cpu":  # looking for NaN would wait for the device in every chunk
+        finite_N_V = logprobs_N_V.clamp_(min=torch.finfo(logprobs_N_V.dtype).min)
+        return -cast(Tensor, torch.linalg.vecdot(probabilities_N_V, finite_N_V))
     mean_N: Tensor = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V)
     if mean_N.isnan().any():  # 0 * -inf; rare, so the copy below is made only then
         mean_N = torch.linalg.vecdot(probabilities_N_V, logprobs_N_V.nan_to_num(neginf=0.0))

@@ -19,7 +19,7 @@ from worker.training.adapter import load_adapter, new_adapter
 from worker.training.attention import IMPLEMENTATION, SMALL_SCORES
 from worker.training.base_model import load_base, unsupported_on_error
 from worker.training.batching import Packed
-from worker.training.lm_head import CHUNK_ELEMENTS, Head, check_frozen, head_of, token_logprobs
+from worker.training.lm_head import Head, check_frozen, chunk_elements, head_of, token_logprobs
 from worker.training.plain_path import PlainPath
 from worker.training.recompute import recompute_activations, save_activations
 from worker.training.self_check import select_path
@@ -45,7 +45,8 @@ class Policy:
         """Whether the adapter is the one of `keep_start`, within `starting`."""
         self.small_scores = SMALL_SCORES
         """Scores per head up to which packed attention on a CPU uses plain products."""
-        self.chunk_elements = CHUNK_ELEMENTS
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+        self.chunk_elements = chunk_elements(free)
         """Logits that exist at a time."""
         causal: Any = model.get_base_model()
         self.trunk: Any = causal.base_model

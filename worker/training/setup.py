@@ -104,9 +104,9 @@ def _train(
 ) -> None:
     spec = trainer_spec.spec
     torch.set_num_threads(trainer_spec.threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    # Deterministic mode also fills every new tensor, so that reads of uninitialised memory repeat. No code here reads
-    # uninitialised memory, and the filling costs time.
+    # Not on a GPU, where equal bits are not promised and deterministic kernels are slow. The mode also fills every new
+    # tensor, which costs time: no code here reads uninitialised memory.
+    torch.use_deterministic_algorithms(mode=pick_device().type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.disable_progress_bar()
     if ranks.rank == 0:

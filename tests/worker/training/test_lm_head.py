@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.training.lm_head import Head, token_logprobs
+from worker.training.lm_head import CHUNK_ELEMENTS, Head, chunk_elements, token_logprobs
 
 ROWS, WIDTH, VOCABULARY = 11, 6, 17
 
@@ -115,3 +115,16 @@ def test_states_without_gradient_get_none() -> None:
 def test_trained_head_is_rejected() -> None:
     with pytest.raises(ValueError, match="its gradient would silently be missing"):
         Head(torch.zeros(VOCABULARY, WIDTH, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "expected"),
+    [
+        (None, CHUNK_ELEMENTS),  # a CPU
+        (2**20, CHUNK_ELEMENTS),
+        (2**31, 2**31 // 256),  # a sixteenth of the memory, at 16 bytes a logit
+        (2**40, 2**28),
+    ],
+)
+def test_chunks_grow_with_free_memory(free_bytes: int | None, expected: int) -> None:
+    assert chunk_elements(free_bytes) == expected
