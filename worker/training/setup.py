@@ -20,7 +20,7 @@ from app.core.chat.encoding import REASONS, Drop, RowRules, held_out_rules, rule
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
-from app.core.plurals import plural
+from app.core.plurals import are, plural
 from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET
@@ -393,7 +393,11 @@ def _summary(name: str, used: int, dropped: Counter[Drop], warnings: list[str]) 
     """Returns how many rows of a file are not used, with the first lines that are not used as a whole."""
     reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
     rows = f"{plural(used + dropped.total(), 'row')} of the {name}"
-    what = f"{dropped.total():,} of {rows} are not used: {reasons}" if dropped else f"Parts of {rows} are not used"
+    what = (
+        f"{dropped.total():,} of {rows} {are(dropped.total())} not used: {reasons}"
+        if dropped
+        else f"Parts of {rows} are not used"
+    )
     more = len(warnings) - WARNINGS_SHOWN
     return "; ".join([f"{what}. For example, {warnings[0]}" if warnings else what, *warnings[1:WARNINGS_SHOWN]]) + (
         f"; and {more:,} more" if more > 0 else ""

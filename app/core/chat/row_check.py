@@ -16,7 +16,7 @@ from app.core.chat.continuation import continuation
 from app.core.chat.encoding import REASONS, Drop, RowRules, answers, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
-from app.core.plurals import plural
+from app.core.plurals import are, plural
 from app.core.spec.rows import Row
 
 TOLERATED_SHARE: Final = 0.1
@@ -92,7 +92,8 @@ class RowCounts(BaseModel):
             f"{count:,} {REASONS[reason]} (line {self.first[reason].line}: {self.first[reason].message})"
             for reason, count in self._by_frequency()
         )
-        return f"{self.lost:,} of {plural(self.used + self.lost, 'row')} of the {name} are not used: {reasons}"
+        rows = plural(self.used + self.lost, "row")
+        return f"{self.lost:,} of {rows} of the {name} {are(self.lost)} not used: {reasons}"
 
     def omissions(self, name: str) -> Iterator[tuple[Omission, str]]:
         """Yield what is left out of used rows, with a sentence."""

@@ -4,17 +4,19 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from app.core.graders.code_blocks import unfenced
+
 MAX_DEPTH: Final = 4
 MAX_PROPERTIES: Final = 50
 _TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", list: "array"}
 
 
 def as_document(value: Any) -> Any:
-    """Return the document that `value` is or, as a text, contains; None for other texts."""
+    """Return the document that `value` is or, as a text or a Markdown code block, contains; None for other texts."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(unfenced(value))
     except (ValueError, RecursionError):
         return None
 
@@ -42,10 +44,19 @@ def compare_source(reference: str) -> str:
     """Return a Python grader that pays the share of equal fields; `reference` is the code of the right document."""
     return f"""import json
 
+def document(value):
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("```") and text.endswith("```") and "\\n" in text:
+        text = text[text.index("\\n") + 1 : -3]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
 def grade(sample, item):
-    right, answer = {reference}, sample["output_json"]
-    if isinstance(right, str):
-        right = json.loads(right)
+    right, answer = document({reference}), document(sample["output_text"])
     if answer == right:
         return 1.0
     if not isinstance(right, dict) or not isinstance(answer, dict):

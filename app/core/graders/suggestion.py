@@ -96,7 +96,7 @@ def suggest(rows: Sequence[Row], fields: Collection[str]) -> Suggestion:
 def _missing_demonstration(rows: Sequence[Row]) -> str:
     if any(row.expert is None for row in rows):
         return "a demonstration to compare with"
-    return "a demonstration that a template reaches, a text at the same place in `messages` as in all other rows"
+    return "a demonstration that is a text, without tool calls"
 
 
 def _references(rows: Sequence[Row], fields: Collection[str]) -> Iterable[_Reference]:
@@ -121,19 +121,14 @@ def _is_usable(value: Any) -> bool:
 
 
 def _demonstration(rows: Sequence[Row], fields: Collection[str]) -> _Reference | None:
-    """Return the demonstrations as references if templates reach them: all are text at the same place."""
+    """Return the demonstrations as references if templates reach them: all are text."""
     if "completion" in fields and all(isinstance(row.item["completion"], str) for row in rows):
         return _Reference(None, "{{item.completion}}", 'item["completion"]', [row.item["completion"] for row in rows])
-    lengths = {len(row.item["messages"]) for row in rows}
     contents = [row.item["messages"][-1].get("content") for row in rows]
-    if (
-        any(row.expert is None for row in rows)
-        or len(lengths) > 1
-        or not all(isinstance(text, str) for text in contents)
-    ):
+    if any(row.expert is None for row in rows) or not all(isinstance(text, str) for text in contents):
         return None
-    template = f"{{{{item.messages[{lengths.pop() - 1}].content}}}}"
-    return _Reference(None, template, 'item["messages"][-1]["content"]', contents)
+    # Counted from the end: other rows of the file may have more messages, or fewer.
+    return _Reference(None, "{{item.messages[-1].content}}", 'item["messages"][-1]["content"]', contents)
 
 
 def _json(reference: _Reference, rows: Sequence[Row]) -> Suggestion | None:

@@ -8,15 +8,15 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 _EXPRESSION: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_STEP: Final = re.compile(r"""\.([^\W\d][\w-]*)|\[([0-9]{1,6})\]|\[(['"])([^'"\]]+)\3\]""")
-_PATH: Final = re.compile(r"""(item|sample)((?:\.[^\W\d][\w-]*|\[[0-9]{1,6}\]|\[(['"])[^'"\]]+\3\])*)""")
+_STEP: Final = re.compile(r"""\.([^\W\d][\w-]*)|\[(-?[0-9]{1,6})\]|\[(['"])([^'"\]]+)\3\]""")
+_PATH: Final = re.compile(r"""(item|sample)((?:\.[^\W\d][\w-]*|\[-?[0-9]{1,6}\]|\[(['"])[^'"\]]+\3\])*)""")
 
 SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "output_reasoning", "choices")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A reference such as `item.answers[0]`: the namespace and the path below it."""
+    """A reference such as `item.answers[0]`: the namespace and the path below it. -1 is the last element of a list."""
 
     namespace: Literal["item", "sample"]
     path: tuple[str | int, ...]

@@ -122,7 +122,7 @@ def test_overlap_and_long_rows_are_warnings(server: Server, client: OpenAI) -> N
     ]
     long, shared = (problem["message"] for problem in validation["warnings"])
     assert long == (
-        "1 of 2 rows of the training file are not used: 1 with an answer that is too long (line 2: the demonstration "
+        "1 of 2 rows of the training file is not used: 1 with an answer that is too long (line 2: the demonstration "
         "has 111 tokens with its prompt, which exceeds 64). Shorten the rows, or raise hyperparameters.max_length (up "
         "to the model's context)."
     )

@@ -73,6 +73,15 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, str | None]] = {
         "multi",
         None,
     ),
+    "json in code blocks": ([{"prompt": "?", "completion": f"```json\n{text}\n```"} for text in PERSON], "multi", None),
+    "json in conversations": (
+        [
+            {"messages": [*TURNS * number, {"role": "user", "content": "?"}, {"role": "assistant", "content": text}]}
+            for number, text in enumerate(PERSON)
+        ],
+        "multi",
+        None,
+    ),
     "names": (asked(list(CITIES), [f"The capital is {city}." for city in CITIES], "target"), "string_check", "target"),
     "exact names": (asked(list(CITIES), list(CITIES), "expected"), "string_check", "expected"),
     "free text": ([{"prompt": "?", "completion": LONG.format(number)} for number in range(4)], "text_similarity", None),
@@ -132,7 +141,13 @@ def test_example_file_gets_its_own_grader() -> None:
         ([{"prompt": "?", "chosen": "a", "rejected": "b"}], "pair of answers"),
         ([{"prompt": "?", "answer_type": "number", "difficulty": 3}], "No row has a field with the right answer"),
         ([{"prompt": "?", "answer": ""}, {"prompt": "?", "answer": "4"}], "No row has a field with the right answer"),
-        ([{"messages": [TURNS[0], *TURNS]}, {"messages": [*TURNS]}], "at the same place in `messages`"),
+        (
+            [
+                {"messages": [*TURNS]},
+                {"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "text", "text": "4"}]}]},
+            ],
+            "a demonstration that is a text",
+        ),
         ([], "no rows"),
     ],
 )

@@ -17,6 +17,7 @@ SAMPLE = Sample(output_text='{"n": 3}', output_tools=({"function": {"name": "add
         ("{{ item.answer }} and {{\titem.answer\n}}", "4 and 4"),
         ("{{item.a.b[0]}}", "10"),
         ("{{item.a.b[1].c}}", "true"),
+        ("{{item.a.b[-1].c}}", "true"),
         ("{{item.a}}", '{"b": [10, {"c": true}]}'),
         ("{{item['odd name']}}{{item[\"answer\"]}}", "x4"),
         ("{{item.é-1}}", "y"),
@@ -41,6 +42,7 @@ def test_values_are_not_rendered_again() -> None:
     [
         ("{{item.nope}}", "item.nope does not exist in this row"),
         ("{{item.a.b[9]}}", r"item.a.b\[9\] does not exist"),
+        ("{{item.a.b[-3]}}", r"item.a.b\[-3\] does not exist"),
         ("{{item.answer.x}}", "item.answer.x does not exist"),
         ("{{item.none}}", "item.none is null in this row"),
         ("{{sample.choices[1]}}", r"sample.choices\[1\] does not exist"),

@@ -186,7 +186,7 @@ def test_too_long_rows_are_reported_first(job: Job, tmp_path: Path) -> None:
     assert code is TrainerExit.succeeded
     assert isinstance(reports[0], Message)
     assert reports[0].level == "warn"
-    assert reports[0].message.startswith("1 of 3 rows of the training file are not used: 1 with an answer that is")
+    assert reports[0].message.startswith("1 of 3 rows of the training file is not used: 1 with an answer that is")
     assert "line 2: " in reports[0].message
     assert {group.row for report in of_kind(reports, Groups) for group in report.groups} == {1, 3}
 

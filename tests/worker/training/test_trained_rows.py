@@ -154,7 +154,7 @@ def test_unwritten_parts_are_reported(chat_directory: Path, tmp_path: Path) -> N
     texts, warnings, _ = trained(Job(tmp_path / "run", chat_directory, "supervised"), path)
     assert texts == ["1"]
     [warning] = warnings
-    assert warning.startswith("1 of 2 rows of the training file are not used: 1 ")
+    assert warning.startswith("1 of 2 rows of the training file is not used: 1 ")
     assert "For example, line 1: the model's chat template does not write thoughts" in warning
     assert "; line 2: dropped, the model's chat template does not write tool calls" in warning
 

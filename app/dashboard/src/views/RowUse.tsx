@@ -9,6 +9,7 @@ const REASONS: Record<string, string> = {
   no_answer: "without an answer to learn from",
   demonstration_rejected: "without a demonstration that passes the grader",
 };
+const are = (count: number): string => (count === 1 ? "is" : "are");
 const TOLERATED_SHARE = 0.1;
 
 /** The rows of one file: a tick if all are used, else how many are lost and why. */
@@ -25,8 +26,10 @@ function FileRows({ label, use, isQuiet }: { label: string; use: Use | null | un
     <p class={`notice ${tone}`} role="status">
       {{ good: "✓", hold: "⚠", bad: "✕" }[tone]} <b>{label}:</b>{" "}
       {lost
-        ? `${use.used.toLocaleString("en-US")} of ${plural(total, "row")} are used; ${why.join(", ")}.`
-        : `all ${plural(total, "row")} are used.`}
+        ? `${use.used.toLocaleString("en-US")} of ${plural(total, "row")} ${are(use.used)} used; ${why.join(", ")}.`
+        : total === 1
+          ? "the only row is used."
+          : `all ${plural(total, "row")} are used.`}
     </p>
   );
 }
