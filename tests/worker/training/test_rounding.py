@@ -1,6 +1,6 @@
 """The load checks of trainer and engine on a bf16 model of 30 layers, whose rounding is that of SmolLM2.
 
-In bf16, two orders of the same sums differ by about 0.1 nats after so many layers. The checks must accept that, and
+In bf16, two orders of the same sums differ by about 0.1 nats after 30 layers. The checks must accept that, and
 still see an attention that ignores the window.
 """
 
