@@ -41,7 +41,7 @@ def test_job_with_a_control(
     expect(chart(page, "Held-out results").locator(".legend")).to_contain_text("control, held-out reward")
     expect(chart(page, "Loss").locator(".legend li")).to_have_text([re.compile("^ ?loss"), re.compile("^ ?control")])
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         picture(page, f"job-control-{scheme}")
     page.get_by_role("link", name="control", exact=True).click()
     expect(page.get_by_text(f"This job is the control of {job.id}")).to_be_visible()

@@ -77,7 +77,7 @@ async def create_job(
     if (lost := next(problems, None)) is not None:
         raise body.as_sent(lost)
 
-    def create() -> tuple[Job, str | None, JobObject]:
+    def create() -> tuple[list[Job], JobObject]:
         with database.transaction() as session:
             _validated(session, caller, body, replace(wanted, spec=validated.spec), limits)
             quotas.check_gpu_hours(session, caller.project_id, caller.limits.gpu_hours)
@@ -97,19 +97,20 @@ async def create_job(
                 control_checks=of_control.requests,
             )
             details = queries.job_details(session, job)
-            control_id = None if details.control is None else details.control.id
-            return job, control_id, JobObject.of(details, strict=strict)
+            jobs = [job] if details.control is None else [job, details.control]
+            return jobs, JobObject.of(details, strict=strict)
 
-    job, control_id, answer = await run_in_threadpool(create)
-    notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
-    if job.lint_due:
+    jobs, answer = await run_in_threadpool(create)
+    for job in jobs:
+        notifier.add(broker.notify_training if job.status == JobStatus.queued else broker.notify_validation)
+    if any(job.lint_due for job in jobs):
         notifier.add(broker.notify_linting)
 
     def note(deadline: Deadline) -> None:
         share = lints.passing_share(caller.project_id, validated.spec, body.training_file, deadline)
-        for job_id in filter(None, (job.id, control_id)):
+        for job in jobs:
             estimation.note(
-                database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job_id, share
+                database, store, settings.models_dir, settings.lease_seconds, caller.project_id, job.id, share
             )
 
     tasks.add_task(slow.rendering.run_later, caller.project_id, note)

@@ -57,6 +57,14 @@ INVARIANTS: Final = {
         SELECT jobs.id FROM jobs LEFT JOIN metrics ON metrics.job_id = jobs.id AND metrics.step > 0
         GROUP BY jobs.id HAVING count(metrics.step) <> jobs.step OR coalesce(max(metrics.step), 0) <> jobs.step
     """,
+    "a job starts after its control has ended": """
+        SELECT jobs.id FROM jobs JOIN jobs AS control ON control.control_of = jobs.id
+        WHERE jobs.epoch > 0 AND control.status NOT IN ('succeeded', 'failed', 'cancelled')
+    """,
+    "a job that succeeded is compared with its control": """
+        SELECT id FROM jobs
+        WHERE status = 'succeeded' AND spec->>'control' IS NOT NULL AND control_comparison IS NULL
+    """,
 }
 """Invariant -> a query that returns the ids of the jobs that violate it."""
 BLOBS: Final = {

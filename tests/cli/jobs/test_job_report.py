@@ -55,6 +55,19 @@ def test_metrics_prefer_the_published_model() -> None:
     assert report(evaluation=None).metrics == {"loss": 0.5, "eval/accuracy": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("control", "shown"),
+    [
+        ({"reason": "GFT +7.0 points over SFT"}, "GFT +7.0 points over SFT"),
+        ({"reason": None, "status": "running", "job_id": "ftjob-2"}, "supervised (ftjob-2, running)"),
+        ({"reason": None, "status": None, "job_id": None}, "supervised (deleted)"),
+    ],
+)
+def test_control_is_in_the_report(control: dict[str, Any], shown: str) -> None:
+    assert f"| Control | {shown} |" in report(control={"method": "supervised"} | control).markdown()
+    assert "Control" not in report(control=None).markdown()
+
+
 def test_each_gate_is_a_test_case() -> None:
     both = report(gates=[PASSED, MISSED], status="failed", error={"code": "gate_failed", "message": "missed"})
     assert cases(both) == {"job": ["system-out"], PASSED["gate"]: ["system-out"], MISSED["gate"]: ["failure"]}

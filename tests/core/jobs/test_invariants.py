@@ -63,6 +63,15 @@ def test_correct_history_has_no_breach(session: Session) -> None:
         ),
         ("events are numbered 1, 2, 3, ... without a gap", "DELETE FROM job_events WHERE seq = 2"),
         ("every step has its metrics", "UPDATE jobs SET step = 1"),
+        (
+            "a job starts after its control has ended",
+            "UPDATE jobs SET control_of = (SELECT id FROM jobs WHERE status = 'running') WHERE status = 'queued'",
+        ),
+        (
+            "a job that succeeded is compared with its control",
+            """UPDATE jobs SET spec = spec || '{"control": "dft"}', status = 'succeeded', fine_tuned_model = 'm',
+               finished_at = now(), lease_owner = NULL, lease_until = NULL WHERE status = 'running'""",
+        ),
     ],
 )
 def test_planted_breach_is_found(session: Session, invariant: str, damage: str) -> None:
