@@ -16,11 +16,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from app.core.chat.encoding import REASONS, Drop, RowRules, held_out_rules, rules_of
+from app.core.chat.encoding import Drop, RowRules, held_out_rules, rules_of
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.graders.run import ExternalServices, GraderPool
 from app.core.graders.toolbox import RETRY_POLICY as GRADER_RETRY_POLICY
-from app.core.plurals import are, plural
 from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET
@@ -48,11 +47,9 @@ from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
 from worker.training.teachers.factory import open_teachers
-from worker.training.tokenize import load_prompts, load_tokenizer
+from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
 from worker.training.trainer import Stopped, Trainer
 from worker.training.types import JobFailure, Prompt
-
-WARNINGS_SHOWN = 3
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> int:
@@ -375,7 +372,7 @@ def _usable(
     dropped: Counter[Drop] = Counter()
     prompts = load_prompts(Path(path), tokenizer, rules, warnings.append, param=param, dropped=dropped)
     use = {"used": len(prompts), "dropped": {str(reason): count for reason, count in dropped.items()}}
-    summary = _summary(param.replace("_", " "), len(prompts), dropped, warnings)
+    summary = loss_summary(param.replace("_", " "), len(prompts), dropped, warnings)
     if (warnings or dropped) and use != known:
         data = {"used": len(prompts), **{f"dropped_{reason}": count for reason, count in dropped.items()}}
         report(Message(level="warn", message=summary, data=data))
@@ -387,18 +384,3 @@ def _usable(
             param,
         )
     return prompts, use
-
-
-def _summary(name: str, used: int, dropped: Counter[Drop], warnings: list[str]) -> str:
-    """Returns how many rows of a file are not used, with the first lines that are not used as a whole."""
-    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
-    rows = f"{plural(used + dropped.total(), 'row')} of the {name}"
-    what = (
-        f"{dropped.total():,} of {rows} {are(dropped.total())} not used: {reasons}"
-        if dropped
-        else f"Parts of {rows} are not used"
-    )
-    more = len(warnings) - WARNINGS_SHOWN
-    return "; ".join([f"{what}. For example, {warnings[0]}" if warnings else what, *warnings[1:WARNINGS_SHOWN]]) + (
-        f"; and {more:,} more" if more > 0 else ""
-    )

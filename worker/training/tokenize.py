@@ -8,9 +8,10 @@ from typing import Final
 from transformers import AutoTokenizer
 
 from app.core.chat import tokenizer as chat
-from app.core.chat.encoding import Drop, Dropped, EncodedRow, RowRules, encode
+from app.core.chat.encoding import REASONS, Drop, Dropped, EncodedRow, RowRules, encode
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer, UnusableTokenizer
+from app.core.plurals import are, plural
 from app.core.scratch import scratch_directory
 from app.core.spec.answers import ParsedAnswer
 from app.core.spec.reports import TrainerExit
@@ -20,6 +21,7 @@ from worker.training.types import JobFailure, Prompt, UsableAnswer
 
 FROM_FILE: Final = "file"
 """Provider name of teacher answers from the training file."""
+WARNINGS_SHOWN: Final = 3
 
 
 def load_tokenizer(directory: Path) -> ChatTokenizer:
@@ -91,4 +93,19 @@ def _prompt(row: Row, line: int, encoded: EncodedRow) -> Prompt:
         encoded.turns,
         encoded.preference,
         None if row.demonstration is None else ParsedAnswer.of(row.demonstration),
+    )
+
+
+def loss_summary(name: str, used: int, dropped: Counter[Drop], warnings: list[str]) -> str:
+    """Returns how many rows of a file are not used, with the first lines that are not used as a whole."""
+    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in dropped.most_common())
+    rows = f"{plural(used + dropped.total(), 'row')} of the {name}"
+    what = (
+        f"{dropped.total():,} of {rows} {are(dropped.total())} not used: {reasons}"
+        if dropped
+        else f"Parts of {rows} are not used"
+    )
+    more = len(warnings) - WARNINGS_SHOWN
+    return "; ".join([f"{what}. For example, {warnings[0]}" if warnings else what, *warnings[1:WARNINGS_SHOWN]]) + (
+        f"; and {more:,} more" if more > 0 else ""
     )

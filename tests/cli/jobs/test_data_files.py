@@ -58,7 +58,17 @@ def test_job_from_options(grouptune: Run, tmp_path: Path) -> None:
     grader = {"type": "regex", "pattern": "[0-9]"}
     created = grouptune(
         *("jobs", "create", *flags, "--grader", json.dumps(grader)),
-        *("--set", "group.self=2", "--set", "hyperparameters.max_steps=1", "--set", "seed=5", "--json"),
+        *(
+            "--demonstrations",
+            "graded",
+            "--set",
+            "group.self=2",
+            "--set",
+            "hyperparameters.max_steps=1",
+            "--set",
+            "seed=5",
+            "--json",
+        ),
     )
     assert created.returncode == ExitCode.ok, created.stderr
     job = json.loads(created.stdout)
@@ -66,6 +76,7 @@ def test_job_from_options(grouptune: Run, tmp_path: Path) -> None:
     settings = job["method"]["gft"]
     assert (job["user_provided_suffix"], job["metadata"], job["seed"]) == ("flags", {"team": "a b"}, 5)
     assert (settings["group"]["self"], settings["hyperparameters"]["max_steps"]) == (2, 1)
+    assert settings["demonstrations"] == "graded"
     assert settings["grader"].items() >= grader.items()
     for words, message in (
         ((), "Describe the job in a file"),
