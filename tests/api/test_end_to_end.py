@@ -83,6 +83,7 @@ def test_upload_train_watch_download(client: OpenAI, tiny_models: Path, tmp_path
     assert_records_are_complete(client, job.id)
     assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
     assert_answers_match_the_evaluation(client, job, tmp_path / "test.jsonl")
+    assert_an_eval_repeats_the_evaluation(client, job)
     assert_the_result_file_has_every_step(client, job.result_files)
     download = client.models.with_raw_response.retrieve(f"{job.fine_tuned_model}/download")
     with tarfile.open(fileobj=io.BytesIO(download.content)) as archive:
@@ -188,6 +189,24 @@ def assert_answers_match_the_evaluation(client: OpenAI, job: Any, held_out: Path
             assert (choice.message.content, choice.finish_reason == "stop") == (sample["response"], sample["finished"])
         likely.append(choice.logprobs)
     assert likely[0] != likely[1]  # the adapter is applied
+
+
+def assert_an_eval_repeats_the_evaluation(client: OpenAI, job: Any) -> None:
+    """Run an eval of the trained model on the job's test file: the answers are those that were graded."""
+    config: Any = {"type": "custom", "item_schema": {"type": "object"}, "include_sample_schema": True}
+    criteria: Any = [GRADER]
+    created = client.evals.create(data_source_config=config, testing_criteria=criteria)
+    source: Any = {
+        "type": "completions",
+        "model": job.fine_tuned_model,
+        "source": {"type": "file_id", "id": job.test_file},
+        "sampling_params": {"temperature": 0, "max_completion_tokens": 8},
+    }
+    run = client.evals.runs.create(created.id, data_source=source)
+    eventually(lambda: client.evals.runs.retrieve(run.id, eval_id=created.id).status == "completed")
+    items: Any = list(client.evals.runs.output_items.list(run.id, eval_id=created.id))
+    graded = [sample["response"] for sample in job.evaluation["after"]["samples"]]
+    assert [item.sample.output[0].content for item in items] == graded
 
 
 def assert_the_result_file_has_every_step(client: OpenAI, result_files: list[str]) -> None:

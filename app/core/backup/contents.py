@@ -91,6 +91,7 @@ _HELD: Final = {
     "file": "files",
     "model": "models",
     "export": "exports",
+    "eval": "evals",
     "upload": "uploads",
     "webhook endpoint": "webhook_endpoints",
     "trust in a CI system": "oidc_trusts",

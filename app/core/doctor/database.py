@@ -22,7 +22,7 @@ BAD_SKEW_SECONDS: Final = 300.0
 """The tolerance of webhook signatures and ID tokens."""
 
 
-QUEUES: Final = {"train": "jobs", "default": "validations, exports and webhooks"}
+QUEUES: Final = {"train": "jobs", "default": "validations, evals, exports and webhooks"}
 """Queue -> the work that waits while no worker consumes the queue."""
 
 
