@@ -1,5 +1,6 @@
 """A job waits for its control and ends with the comparison."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from sqlalchemy.orm import Session
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
+from app.core.files.tables import FileStatus
+from app.core.files.validation import validate_file
 from app.core.jobs import controls, deletion, evaluations, leases, lifecycle, outcomes, queries
 from app.core.jobs.control_comparisons import sentence
 from app.core.jobs.leases import Claim
@@ -17,8 +20,9 @@ from app.core.spec.intervals import Difference
 from app.core.spec.job import JobSpec, MethodType
 from app.core.spec.reports import Evaluated
 from app.core.spec.row_results import RowResults, RowScores
-from tests.core.jobs.test_gates import finish, gated
+from tests.core.jobs.test_gates import GRADER, finish, gated
 from tests.setup_jobs import make_file, make_project
+from tests.tiny_model import write_rows
 
 LOW = [0.0] * 20
 HIGH = [1.0] * 12 + [0.0] * 8
@@ -216,3 +220,33 @@ def test_repeated_end_changes_nothing(database: Database) -> None:
             finish(session, claim)
         assert ended.control_comparison is not None
         assert messages(session, job).count(ended.control_comparison["reason"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "control", "ends"),
+    [("supervised", "dpo", ("queued", "failed")), ("dpo", "supervised", ("failed", "cancelled"))],
+)
+def test_file_that_fits_one_method_only(
+    database: Database, tmp_path: Path, method: str, control: str, ends: tuple[str, str]
+) -> None:
+    """The files are validated after the jobs are created. They have demonstrations and no pairs."""
+    report = validate_file(write_rows(tmp_path / "rows.jsonl", 4)).model_dump(mode="json")
+    with database.transaction() as session:
+        project = make_project(session)
+        files = [make_file(session, project, status=FileStatus.uploaded) for _ in range(2)]
+        fields = {"model": "tiny", "seed": 1, "method": method, "control": control, "settings": {"grader": GRADER}}
+        job = lifecycle.create(
+            session,
+            Actor(project),
+            spec=JobSpec.model_validate(fields),
+            training_file=files[0].id,
+            validation_file=files[1].id,
+        )
+        for file in files:
+            file.status, file.report = FileStatus.processed, report
+        session.flush()
+        lifecycle.admit_validated(session)
+        session.expire_all()
+        other = controls.control_of(session, job.id)
+        assert other is not None
+        assert (job.status, other.status) == ends
