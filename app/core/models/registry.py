@@ -136,7 +136,8 @@ def resolve(name: str, models_dir: Path, aliases: Mapping[str, str] | None = Non
     names = ", ".join(base.name for base in list_base_models(models_dir))
     raise InvalidRequest(
         f"There is no base model '{name}'. Known here: {names}. "
-        f"To add one, put its config, tokenizer and safetensors into {models_dir}/<name>.",
+        f"To add one, run `grouptune models pull OWNER/NAME` with its name on the Hugging Face hub, or put its config, "
+        f"tokenizer and safetensors into {models_dir}/<name>.",
         param="model",
         code="model_not_found",
     )
