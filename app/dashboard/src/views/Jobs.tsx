@@ -249,9 +249,12 @@ const loadedValues = new Map<string, number[]>();
 
 const TRENDS: Record<string, string> = { gft: "reward", reinforcement: "reward", dpo: "rewards/margins" };
 
+const TITLES: Record<string, string> = { "rewards/margins": "reward margin" };
+
 /** Sparkline of the reward or the reward margin, or of the loss for imitation methods, over the whole run. */
 function Trend({ job }: { job: Job }) {
   const name = TRENDS[methodOf(job)] ?? "loss";
+  const title = TITLES[name] ?? name;
   const { step } = job.progress;
   // The values of a running job are requested at every tenth of its steps, not at every step.
   const stage = isFinal(job) ? step : Math.floor(step / Math.max(1, Math.ceil((job.progress.total_steps ?? 1) / 10)));
@@ -275,10 +278,10 @@ function Trend({ job }: { job: Job }) {
   if (first === undefined || last === undefined) return <span class="soft">–</span>;
   return (
     <span class="trend">
-      <Sparkline values={values} label={`${name} from ${number(first)} to ${number(last)}`} />
+      <Sparkline values={values} label={`${title} from ${number(first)} to ${number(last)}`} />
       <span class="stack">
         <b>{number(last)}</b>
-        <small>{name}</small>
+        <small>{title}</small>
       </span>
     </span>
   );
