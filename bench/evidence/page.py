@@ -34,7 +34,7 @@ shown as *not run yet*. [The method](method.md) explains the methods.
 
 MEANING: Final = """\
 **better** and **worse** mean that the 95 % interval of the difference excludes 0. **level** means that it
-contains 0: the runs show no difference, which is not a proof that there is none. With this many comparisons, a
+contains 0: the runs show no difference, which does not prove that none exists. With this many comparisons, a
 few in a hundred exclude 0 by chance.
 """
 

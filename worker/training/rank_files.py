@@ -9,5 +9,5 @@ def report_file(run_dir: Path, rank: int) -> Path:
 
 
 def stop_file(run_dir: Path) -> Path:
-    """The file that tells processes that start after a stop request of it."""
+    """The file that reports a stop request to processes that start after it."""
     return run_dir / "stop"
