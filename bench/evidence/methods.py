@@ -16,7 +16,6 @@ from bench.evidence.scenarios import (
     question,
     with_demonstration,
     without,
-    without_demonstration,
 )
 
 BATCH: Final = 8
@@ -71,18 +70,6 @@ Prepare = Callable[[Sequence[Row], Preparation], list[Row]]
 def demonstrations(rows: Sequence[Row], _: Preparation) -> list[Row]:
     """Keep the rows that have a demonstration."""
     return [item for item in rows if demonstration(item) is not None]
-
-
-def graded_demonstrations(rows: Sequence[Row], use: Preparation) -> list[Row]:
-    """Keep the rows whose demonstration passes the grader."""
-    verdicts = use.passes(rows, [demonstration(item) for item in rows])
-    return [item for item, passed in zip(rows, verdicts, strict=True) if passed]
-
-
-def graded_or_bare(rows: Sequence[Row], use: Preparation) -> list[Row]:
-    """Keep all rows; those whose demonstration fails the grader lose it."""
-    verdicts = use.passes(rows, [demonstration(item) for item in rows])
-    return [item if passed else without_demonstration(item) for item, passed in zip(rows, verdicts, strict=True)]
 
 
 def passing_answers(rows: Sequence[Row], use: Preparation) -> list[Row]:
@@ -141,6 +128,11 @@ class Stage:
     def rollouts(self) -> int:
         """Answers that each group samples from the policy."""
         return int(self.settings.get("group", {}).get("self", 0))
+
+    def used_rows(self, job: dict[str, Any], rows: int) -> int:
+        """Return how many of the rows of its training file the job has trained on."""
+        is_filtered = self.type is MethodType.supervised and job["demonstrations"] is not None
+        return int(job["demonstrations"]["passed"]) if is_filtered else rows
 
     def body(
         self, scenario: Scenario, *, model: str, files: tuple[str, str], seed: int, rate: float, steps: int
@@ -221,8 +213,8 @@ METHODS: Final = {
         Method(
             "sft-graded",
             "SFT on graded demonstrations",
-            "`supervised` on the demonstrations that pass the grader",
-            (Stage(MethodType.supervised, IMITATION, prepare=graded_demonstrations),),
+            "`supervised` with `demonstrations: graded`: only those that pass the grader",
+            (Stage(MethodType.supervised, IMITATION, {"demonstrations": "graded"}),),
             fits=_has_wrong,
         ),
         Method(
@@ -257,8 +249,8 @@ METHODS: Final = {
         Method(
             "gft-graded",
             "GFT on graded demonstrations",
-            "`gft`; a demonstration that fails the grader leaves its group",
-            (_gft(0.7, prepare=graded_or_bare),),
+            "`gft` with `demonstrations: graded`: one that fails the grader leaves its group",
+            (_gft(0.7, demonstrations="graded"),),
             fits=_has_wrong,
         ),
         Method("dft", "DFT", "`dft` on all demonstrations", (Stage(MethodType.dft, IMITATION),)),

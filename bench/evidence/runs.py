@@ -70,7 +70,7 @@ class Run:
 
 
 def perform(run: Run, service: Service) -> dict[str, Any]:
-    """Return the result of a run. A job that the service refuses or fails is a result too: `failed` says why."""
+    """Return the result of a run. A job that fails is a result too: `failed` says why."""
     began = time.monotonic()
     scenario = SCENARIOS[run.scenario]
     split = scenario.make(run.seed, run.prompts)
@@ -115,13 +115,12 @@ def _train(run: Run, service: Service, split: Split, jobs: ExitStack) -> _Traine
         body = stage.body(scenario, model=done.model, files=files, seed=run.seed, rate=rate, steps=steps)
         job = service.train(body)
         jobs.callback(service.remove, job)
+        used = stage.used_rows(job, len(rows))
         is_paired = stage.type is MethodType.dpo
-        tokens = job_tokens(
-            job["metrics"], rows=len(rows), batch_size=BATCH, rollouts=stage.rollouts, is_paired=is_paired
-        )
+        tokens = job_tokens(job["metrics"], rows=used, batch_size=BATCH, rollouts=stage.rollouts, is_paired=is_paired)
         values = job["evaluation"]["after"]["values"]
         measured = {"forward_kl": values.get("eval/forward_kl"), "entropy": values.get("eval/entropy")}
-        done = _Trained(job["fine_tuned_model"], done.tokens + tokens, len(rows), measured)
+        done = _Trained(job["fine_tuned_model"], done.tokens + tokens, used, measured)
     return replace(done, tokens=done.tokens + Tokens(generated=use.sampled.tokens))
 
 
