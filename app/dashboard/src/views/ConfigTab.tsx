@@ -118,7 +118,7 @@ function AdapterCoverage({ path }: { path: NonNullable<Job["training_path"]> }) 
   return (
     <p class="soft">
       The adapter covers {percent(path.lora_coverage)} of the base model's weights
-      {path.expert_lora_coverage != null && `, and ${percent(path.expert_lora_coverage)} of its experts'`}.
+      {path.expert_lora_coverage != null && `, and ${percent(path.expert_lora_coverage)} of its experts' weights`}.
     </p>
   );
 }
