@@ -5,6 +5,11 @@ attention weights take much of the memory. So each layer saves its residual stre
 products, and recomputes the rest from them. Checkpointing whole layers would save more memory, but would repeat the
 matrix products too.
 
+torch's selective activation checkpointing of all but the matrix products keeps 414 MB where this keeps 180 MB, and
+308 MB without the products as wide as the residual stream (SmolLM2's shape in bf16, 512 packed tokens, one CPU thread;
+345 MB without either). Its forward and backward pass took about half as long again. It also needs a LoRA product that
+changes nothing in place: with the fused one, its gradients are wrong.
+
 Example, a gated MLP, down(act(gate(x)) * up(x)):
 
     saved:       gate(x) and up(x), the results of matrix products
@@ -123,10 +128,11 @@ class _RecomputedGatedMlp:
     def __init__(self, mlp: Any) -> None:
         self._mlp = mlp
 
-    def __call__(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         mlp = self._mlp
-        if arguments or options:
-            return type(mlp).forward(mlp, x, *arguments, **options)
+        if len(arguments) != 1 or options:
+            return type(mlp).forward(mlp, *arguments, **options)
+        [x] = arguments
         hidden = recomputed(self._product, mlp.gate_proj(x), mlp.up_proj(x))
         output: Tensor = mlp.down_proj(hidden)
         return output

@@ -162,3 +162,17 @@ def test_trained_norm_is_left_unchanged() -> None:
     recompute_activations(norm)
     norm(torch.randn(2, 4)).sum().backward()
     assert norm.weight.grad is not None
+
+
+def test_inputs_may_be_passed_by_name() -> None:
+    """And with further arguments: such calls are transformers' own."""
+    config = ARCHITECTURES["llama"]()
+    layer: Any = AutoModelForCausalLM.from_config(config).model.layers[0]
+    x = torch.randn(1, 3, config.hidden_size)
+    expected = [layer.mlp(x), layer.input_layernorm(x)]
+    layer.input_layernorm.requires_grad_(requires_grad=False)
+    recompute_activations(layer)
+    assert "forward" in vars(layer.mlp)
+    assert "forward" in vars(layer.input_layernorm)
+    found = [layer.mlp(x=x), layer.input_layernorm(hidden_states=x)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
