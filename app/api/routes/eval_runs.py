@@ -55,6 +55,8 @@ async def create_eval_run(
         checked = checker.check(caller.project_id, eval_id, body, deadline)
         with database.transaction() as session:
             size, limits = checked.digest.bytes, caller.limits
+            if checked.asks_engines:
+                runs.check_inference_requests(limits.inference_requests)
             quotas.check_stored_bytes(session, caller.project_id, size, limits.stored_bytes, "eval run")
             run = runs.create(session, caller.actor, caller.key_id, eval_id, checked, limits.queued_jobs)
             content = runs.content_of(session, run)

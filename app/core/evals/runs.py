@@ -37,6 +37,20 @@ class RunRequest:
     rows: Sequence[SourceRow]
     digest: RowDigest
 
+    @property
+    def asks_engines(self) -> bool:
+        """Whether a model of this installation answers."""
+        return self.sampler is not None and self.sampler.base_url is None and not self.sampler.is_operators
+
+
+def check_inference_requests(limit: int) -> None:
+    """Raise `QuotaExceeded` if the project may ask no model of this installation."""
+    if limit < 1:
+        raise QuotaExceeded(
+            "The project may have no inference requests in flight (inference_requests is 0), so no model of this "
+            "server can answer. Ask an administrator for a higher limit."
+        )
+
 
 def create(
     session: Session, actor: Actor, key_id: str, eval_id: str, request: RunRequest, max_unfinished: int

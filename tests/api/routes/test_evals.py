@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
 
 from tests.api.server import Server, lenient_and_strict, new_key, new_project
 from tests.evals import CLOSE, EXACT, ITEM_SCHEMA, MESSAGES, answered, content, create_eval, sums, upload, work
@@ -247,8 +247,12 @@ def test_runs_count_towards_quotas(server: Server, client: OpenAI) -> None:
     usage: Any = admin.get(f"/projects/{server.project_id}", cast_to=object)
     assert usage["usage"]["stored_bytes"] > 0
     admin.post(f"/projects/{server.project_id}", body={"limits": {"queued_jobs": 1}}, cast_to=object)
-    with pytest.raises(Exception, match="1 unfinished eval run; its limit is 1"):
+    with pytest.raises(RateLimitError, match="1 unfinished eval run; its limit is 1"):
         client.evals.runs.create(created.id, data_source=source)
+    limits = {"limits": {"queued_jobs": 9, "inference_requests": 0}}
+    admin.post(f"/projects/{server.project_id}", body=limits, cast_to=object)
+    with pytest.raises(RateLimitError, match="inference_requests is 0"):
+        client.evals.runs.create(created.id, data_source=SAMPLED | {"source": content(sums(1))})
     actions: Any = admin.get("/audit_log", cast_to=object)
     assert {"eval.create", "eval.run.create"} <= {entry["action"] for entry in actions["data"]}
 
