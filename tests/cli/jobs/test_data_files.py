@@ -110,10 +110,18 @@ def test_method_and_grader_replace_those_of_the_file(body: Any, kind: Any, grade
 
 def test_settings_go_to_the_method_or_the_job() -> None:
     body: dict[str, Any] = {"method": {"type": "gft", "gft": {"group": {"self": 4, "expert": 1}}}}
-    pairs = ["group.self=8", "seed=3", "metadata.note=two words", "method.gft.tau=0.5", "alias=[unclosed"]
+    pairs = [
+        "group.self=8",
+        "seed=3",
+        "control=dft",
+        "metadata.note=two words",
+        "method.gft.tau=0.5",
+        "alias=[unclosed",
+    ]
     assert job_file.with_settings(body, pairs) == {
         "method": {"type": "gft", "gft": {"group": {"self": 8, "expert": 1}, "tau": 0.5}},
         "seed": 3,
+        "control": "dft",
         "metadata": {"note": "two words"},
         "alias": "[unclosed",
     }

@@ -68,6 +68,14 @@ def test_long_message_keeps_the_layout() -> None:
         assert any(label in line for line in lines), (label, lines)
 
 
+def test_panel_says_that_a_job_waits_for_its_control() -> None:
+    control = {"method": "supervised", "status": "running", "reason": None, "job_id": "ftjob-2"}
+    text = "\n".join(shown(snapshot(status="queued", control=control), terminal=True))
+    assert "queued, waits for its control (running)" in text
+    ended = control | {"status": "succeeded"}
+    assert "control" not in "\n".join(shown(snapshot(status="queued", control=ended), terminal=True))
+
+
 def test_no_held_out_row_without_validation() -> None:
     assert not any("held-out" in line for line in shown(snapshot(validation_file=None), terminal=True))
 
