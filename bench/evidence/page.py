@@ -50,7 +50,7 @@ PROTOCOL: Final = """## How it is measured
   answers of rejection sampling, `dpo` and offline GRPO count. Attention scores, the adapter, graders and
   evaluations do not.
 - **Learning rates**: each method has its own. Rates are tried with seed {first_seed}; the best on {validation}
-  validation rows is run with the other seeds. Each stage of a chain but the last takes the rate of its own
+  validation rows is run with seeds {other_seeds}. Each stage of a chain but the last takes the rate of its own
   method.
 - **Test**: {test} rows that choose nothing, the same for every method and seed, answered greedily by chat
   completions and graded by `/graders/run`. Seeds draw the training rows, their errors, and everything random in
@@ -168,6 +168,7 @@ def _protocol(results: Results) -> str:
         temperature=TEMPERATURE,
         reference=REFERENCE,
         first_seed=SEEDS[0],
+        other_seeds=" and ".join(map(str, SEEDS[1:])),
         validation=VALIDATION_ROWS,
         test=TEST_ROWS,
         old=OLD_ROWS,
