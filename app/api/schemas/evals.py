@@ -107,10 +107,11 @@ class EvalObject(Item):
     def of(cls, stored: Eval, *, strict: bool) -> "EvalObject":
         """Return the wire form; `strict` uses only types of OpenAI's SDK."""
         shown: Callable[[dict[str, Any]], dict[str, Any]] = as_openai_criterion if strict else dict
+        row_schema = _row_schema(stored.data_source_config)
         return cls(
             id=stored.id,
             name=stored.name,
-            data_source_config=DataSourceConfigObject(schema=_row_schema(stored.data_source_config)),
+            data_source_config=DataSourceConfigObject.model_validate({"schema": row_schema}),
             testing_criteria=[shown(criterion) for criterion in stored.testing_criteria],
             metadata=stored.labels,
             created_at=int(stored.created_at.timestamp()),

@@ -78,7 +78,8 @@ def summary(run: Json) -> None:
     """Print the results of a run in all, and by criterion."""
     rows, passed, failed, errored = counts(run)
     model = f", {run['model']}" if run["model"] else ""
-    note(f"{run['name']}{model}: {run['status']}, {rows} rows: {passed} passed, {failed} failed, {errored} errored.")
+    done = f"{rows} {'row' if run['rows'] == 1 else 'rows'}"
+    note(f"{run['name']}{model}: {run['status']}, {done}: {passed} passed, {failed} failed, {errored} errored.")
     results = run["per_testing_criteria_results"]
     lines = [(each["testing_criteria"], each["passed"], each["failed"], each["errored"]) for each in results]
     write_table(("criterion", "passed", "failed", "errored"), lines, empty="")

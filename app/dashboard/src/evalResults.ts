@@ -1,4 +1,5 @@
 // How the pages of evals show results.
+import { plural } from "./format";
 import type { EvalRun, RunComparison, RunMeans } from "./types";
 
 export const EVALS = "/v1/evals";
@@ -27,7 +28,7 @@ export function difference(means: RunMeans, isShare: boolean): string {
 export function verdict({ pass_rate: rate }: RunComparison): { tone: "good" | "bad" | "mute"; text: string } {
   if (!rate) return { tone: "mute", text: "No row has a result in both runs." };
   if (rate.low <= 0 && rate.high >= 0) {
-    return { tone: "mute", text: `These ${rate.rows} rows cannot tell which run is better.` };
+    return { tone: "mute", text: `${plural(rate.rows, "row")} cannot tell which run is better.` };
   }
   return rate.low > 0
     ? { tone: "good", text: "The run is better than the baseline." }

@@ -115,7 +115,7 @@ class Job:
         out, stop = io.StringIO(), threading.Event()
         if stopped:
             stop.set()
-        code = run(self.run_dir, out, stop, retry_policy=self.retry_policy)
+        code = TrainerExit(run(self.run_dir, out, stop, retry_policy=self.retry_policy))
         return code, parse(out.getvalue())
 
     def sibling(self, name: str, **changes: Any) -> "Job":

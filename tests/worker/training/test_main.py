@@ -14,7 +14,7 @@ from worker.training.__main__ import _hide_unused_bitsandbytes
 NOISY = """
 import os
 from worker.training.__main__ import _claim_stdout
-reports = _claim_stdout()
+reports = _claim_stdout(None)
 print("a library prints", flush=True)
 os.system("echo a program prints")
 reports.write("a report\\n")
@@ -43,7 +43,7 @@ def test_orphaned_trainer_does_not_start() -> None:
 def test_only_a_job_in_4_bits_imports_bitsandbytes(
     precision: str, is_hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Job(tmp_path / "run", tmp_path / "base").write(base_precision=precision)
+    spec = Job(tmp_path / "run", tmp_path / "base").write(base_precision=precision).spec
     monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
-    _hide_unused_bitsandbytes(tmp_path / "run")
+    _hide_unused_bitsandbytes(spec.model_dump(mode="json"))
     assert ("bitsandbytes" in sys.modules) is is_hidden

@@ -6,6 +6,7 @@ import { DataTable } from "../components/DataTable";
 import { ConfirmDialog } from "../components/Dialogs";
 import { CodeBlock, ErrorNotice, Loading, Meter, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
 import { EVALS, isUnfinished, passRate, share } from "../evalResults";
+import { plural } from "../format";
 import { useGet } from "../liveData";
 import { useLocation } from "../root";
 import { useCan } from "../session";
@@ -187,9 +188,9 @@ export function RunStatus({ run }: { run: EvalRun }) {
   return (
     <div class="progress">
       <span>
-        {done} of {run.rows} rows
+        {done} of {plural(run.rows, "row")}
       </span>
-      <Meter share={done / run.rows} label={`${done} of ${run.rows} rows`} />
+      <Meter share={done / run.rows} label={`${done} of ${plural(run.rows, "row")}`} />
     </div>
   );
 }
