@@ -233,19 +233,20 @@ def latest_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
 # Numbers the whole queue and then picks the wanted jobs. The order is that of `ix_jobs_turn`, so Postgres reads this
 # index only and sorts nothing. Counting the jobs before each wanted job would read as much for a single job.
 _POSITIONS: Final = text(
-    """
+    f"""
     SELECT id, position
     FROM (SELECT id, row_number() OVER (ORDER BY priority DESC, eligible_at, created_at, id) AS position
-          FROM jobs WHERE status = 'queued') AS queue
+          FROM jobs WHERE status = 'queued' AND NOT {controls.waits_sql("jobs")}) AS queue
     WHERE id = ANY(:ids)
-    """
+    """  # noqa: S608 - constants
 )
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
-    """Return job id -> position in the queue, from 1; jobs that are not queued are left out.
+    """Return job id -> position in the queue, from 1.
 
-    Positions are by priority and age. Fairness between projects may start a job earlier or later.
+    Jobs that are not queued, or wait for their control, are left out. Positions are by priority and age. Fairness
+    between projects may start a job earlier or later.
     """
     queued = [job.id for job in jobs if job.status == JobStatus.queued]
     if not queued:

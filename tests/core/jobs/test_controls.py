@@ -86,6 +86,15 @@ def test_job_starts_after_its_control(database: Database) -> None:
         claimed(session, job)
 
 
+def test_waiting_job_has_no_place_in_the_queue(database: Database) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        _, first = make(session, project, compared())
+    with database.transaction() as session:
+        _, second = make(session, project, compared())
+        assert [queries.job_details(session, one).queue_position for one in (first, second)] == [1, 2]
+
+
 def test_job_ends_with_the_comparison(database: Database) -> None:
     with database.transaction() as session:
         job, control = make(session, make_project(session), compared())
