@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing import ProcessFailure
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, ProcessFailure
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -40,10 +40,12 @@ def launch(run_dir: Path, processes: int) -> int:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # not the machine's own name, which no name server may know
         run_id=run_dir.name,
         max_restarts=0,  # the job is queued again, perhaps for another worker
         signals_to_handle="",  # the agent would end the processes; they must write a checkpoint first
         shutdown_timeout=SECONDS_TO_END,
+        logs_specs=DefaultLogsSpecs(str(run_dir / "elastic")),  # by default in a directory that nothing removes
     )
     try:
         elastic_launch(config, sys.executable)("-m", "worker.training", run_dir)

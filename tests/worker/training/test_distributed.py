@@ -139,6 +139,7 @@ def test_dead_rank_and_stop_end_all_ranks(job: Job) -> None:
         [other] = [
             child for child in family if "worker.training" in command_line(child) and child.environ()[RANK] == "1"
         ]
+        assert other.environ()["MASTER_ADDR"] == "localhost"  # not a host name that no name server may know
         other.kill()
         assert process.wait(240) == 1
         assert all_end(family, 10)
