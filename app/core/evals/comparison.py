@@ -56,7 +56,7 @@ class RunComparison:
 
 
 def compare(session: Session, baseline: EvalRun, run: EvalRun) -> RunComparison:
-    """Compare two completed runs on the same rows. Raises `InvalidRequest` with `param` "baseline_id" for others."""
+    """Compare two completed runs on the same rows. Raises `InvalidRequest` with the `param` of one that is not."""
     _check(baseline, run)
     before, after = _results(session, baseline), _results(session, run)
     statuses = [(number, before[number][0], after[number][0]) for number in sorted(before)]
@@ -86,11 +86,11 @@ def _bounded(rate: PairedMeans | None) -> PairedMeans | None:
 
 
 def _check(baseline: EvalRun, run: EvalRun) -> None:
-    for one in (baseline, run):
+    for param, one in (("baseline_id", baseline), ("run_id", run)):
         if one.status != EvalRunStatus.completed:
             raise InvalidRequest(
                 f"The run '{one.id}' is {one.status}. Only completed runs can be compared.",
-                param="baseline_id",
+                param=param,
                 code="eval_run_not_completed",
             )
     if baseline.rows_sha256 != run.rows_sha256:

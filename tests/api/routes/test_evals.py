@@ -130,7 +130,10 @@ def test_runs_are_compared_in_pairs(server: Server, client: OpenAI) -> None:
     assert param == "baseline_id"
     assert "different rows" in message
     waiting = client.evals.runs.create(created.id, data_source={"type": "jsonl", "source": content(answered("0"))})
-    assert "Only completed runs" in refused(lambda: compare(after, waiting.id))[1]
+    for pair, at_fault in (((after, waiting.id), "baseline_id"), ((waiting.id, after), "run_id")):
+        param, message = refused(lambda pair=pair: compare(*pair))  # type: ignore[misc]
+        assert param == at_fault
+        assert "Only completed runs" in message
 
 
 def test_canceled_run_stays_canceled(server: Server, client: OpenAI) -> None:
