@@ -18,11 +18,11 @@ from app.core.errors import DatabaseUnavailable, GrouptuneError
 from app.core.evals import questions, samplers
 from app.core.evals.claims import EvalClaim
 from app.core.evals.prompts import Prompt
-from app.core.graders.toolbox import RETRY_POLICY
 from app.core.graders.types import Sample
 from app.core.inference.engines import Engines
 from app.core.inference.errors import EngineBusy, EngineUnavailable
 from app.core.inference.models import ServedModel
+from app.core.jobs.events import clean
 from app.core.retry import RetryPolicy, retry_async
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -34,6 +34,8 @@ from app.core.spec.teacher_answers import as_sent, storable
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from app.core.teachers import keys
 
+ENGINE_RETRIES: Final = RetryPolicy(attempts=10, longest_wait_seconds=30.0)
+"""About two minutes, in which an engine starts again or becomes less busy: a run should not lose its rows to that."""
 SERVER_RETRIES: Final = RetryPolicy(attempts=6, longest_wait_seconds=60.0)
 """The same as for teachers."""
 SERVER_TIMEOUT_SECONDS: Final = 300.0
@@ -86,7 +88,7 @@ class EngineSampler:
             chat = await asyncio.to_thread(questions.ask, self._tokenizer, length, self._spec, prompt)
             completion = await retry_async(
                 partial(self._engines.complete, self._served, chat.body),
-                RETRY_POLICY,
+                ENGINE_RETRIES,
                 is_retryable=lambda error: isinstance(error, EngineUnavailable | EngineBusy),
             )
         except (DatabaseUnavailable, StorageUnavailable):
@@ -96,7 +98,7 @@ class EngineSampler:
         [choice] = completion.choices
         is_cut = choice.finish_reason == "length"
         read = chat.reader().finish(choice.text, is_cut=is_cut)
-        calls = tuple(call.to_wire(index) for index, call in enumerate(read.calls))
+        calls = tuple(clean(call.to_wire(index)) for index, call in enumerate(read.calls))
         answer = ParsedAnswer(storable(read.content), storable(read.reasoning), calls)
         return Sampled(
             sample=Sample.of(answer, finished=not is_cut),
@@ -174,7 +176,7 @@ class ServerSampler:
         return Sampled(
             sample=Sample.of(_parsed(message), finished=reason != "length"),
             model=storable(model)[:256] if isinstance(model, str) and model else self._spec.model,
-            finish_reason=reason if isinstance(reason, str) else "stop",
+            finish_reason=storable(reason)[:32] if isinstance(reason, str) else "stop",
             usage=_usage(completion.get("usage")),
         )
 
@@ -188,7 +190,7 @@ def _parsed(message: dict[str, Any]) -> ParsedAnswer:
     except Refused as refused:
         raise NoUsableResponse(f"the model's answer cannot be read: {refused.message}") from None
     read = ParsedAnswer.of(conversation.messages[0])
-    return ParsedAnswer(storable(read.text), storable(read.reasoning), read.tool_calls)
+    return ParsedAnswer(storable(read.text), storable(read.reasoning), tuple(clean(read.tool_calls)))
 
 
 def _usage(reported: Any) -> ModelUsage:

@@ -1,6 +1,6 @@
 """Runs of evals that sample answers: from the embedded engine, and from an OpenAI-compatible server."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from openai import OpenAI
@@ -14,6 +14,21 @@ from tests.teacher import answer_sums, chat_completion, teacher
 from tests.tiny_model import write_rows
 from worker.process_control import Drain
 
+UNSTORABLE: Final = chat_completion(
+    choices=[
+        {
+            "finish_reason": "tool_calls",
+            "message": {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "\ud800", "type": "function", "function": {"name": "f", "arguments": '{"a": "\ud800"}'}}
+                ],
+            },
+        }
+    ],
+    usage={"prompt_tokens": 10, "completion_tokens": 2},
+)
+"""A tool call with halves of surrogate pairs, which Postgres refuses."""
 SAMPLING: Any = {"temperature": 0, "max_completion_tokens": 4, "seed": 7}
 
 
@@ -84,26 +99,30 @@ def test_other_server_answers_with_the_projects_key(inference: Server, client: O
             return Reply(b'{"error": {"message": "unknown field max_completion_tokens"}}', status=400)
         if question == "3+3=":
             return Reply(b'{"error": {"message": "filtered"}}', status=403)
+        if question == "4+4=":
+            return UNSTORABLE
         return chat_completion("-") if question == "2+2=" else answer_sums(question, body)
 
     created = create_eval(client)
     with teacher(answer) as server:
         client.post("/teacher_keys", body={"base_url": server.url, "api_key": "sk-of-the-project"}, cast_to=object)
-        run = ended(inference, client, created.id, source=content(sums(4)), model="gpt", base_url=server.url)
+        run = ended(inference, client, created.id, source=content(sums(5)), model="gpt", base_url=server.url)
         keys = {request.headers["authorization"] for request in server.requests}
         sent = [body for body in server.bodies if "max_tokens" in body]
     assert keys == {"Bearer sk-of-the-project"}
     assert {(body["model"], body["max_tokens"], body["seed"]) for body in sent} == {("gpt", 4, 7)}
     counts = run.result_counts
-    assert (counts.total, counts.passed, counts.failed, counts.errored) == (4, 2, 1, 1)
+    assert (counts.total, counts.passed, counts.failed, counts.errored) == (5, 2, 2, 1)
     [errored] = [item for item in items(client, run) if item.status == "error"]
     assert errored.sample.error.code == "sampler_error"
     assert "403" in errored.sample.error.message
     assert "filtered" in errored.sample.error.message
     [criterion] = run.per_testing_criteria_results
-    assert (criterion.passed, criterion.failed, criterion.errored) == (2, 1, 1)
+    assert (criterion.passed, criterion.failed, criterion.errored) == (2, 2, 1)
     [usage] = run.per_model_usage
-    assert (usage.run_model_name, usage.invocation_count, usage.prompt_tokens) == ("teacher-2026", 3, 30)
+    assert (usage.run_model_name, usage.invocation_count, usage.prompt_tokens) == ("teacher-2026", 4, 40)
+    [message] = items(client, run)[-1].sample.output
+    assert message.tool_calls == [{"id": "?", "type": "function", "function": {"name": "f", "arguments": '{"a": "?"}'}}]
 
 
 def test_drained_worker_hands_the_run_back(inference: Server, client: OpenAI) -> None:
