@@ -5,6 +5,7 @@ Every row is checked before the run is accepted, so that a run never ends in err
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -15,11 +16,14 @@ from app.core.errors import InvalidRequest
 from app.core.graders.types import Sample
 from app.core.plurals import plural
 from app.core.spec.json_lines import Refused, lines, load_object
+from app.core.spec.teacher_answers import storable
 from app.core.spec.templates import Variable
 
 MAX_ROWS: Final = 10_000
 MAX_BYTES: Final = 64 * 1024**2
 """Size of all rows of a run as JSON."""
+_UNSTORABLE: Final = re.compile(r"\\u(0000|d[89a-f])")
+"""JSON escapes of characters that Postgres may refuse. Nearly every row has none, which saves a walk."""
 SAMPLE_FIELDS: Final = ("output_text", "output_tools", "output_reasoning", "choices")
 
 
@@ -123,13 +127,24 @@ def _row(written: dict[str, Any], place: str, param: str) -> SourceRow:
     return SourceRow(place, param, written["item"] or {}, written.get("sample"))
 
 
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_storable(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return all(map(_is_storable, value))
+    return not isinstance(value, str) or storable(value) == value
+
+
 def collect(rows: Iterable[SourceRow], param: str) -> tuple[list[SourceRow], RowDigest]:
     """Return the rows and their digest. Raises `InvalidRequest` for none, and for more than a run may have."""
     kept: list[SourceRow] = []
     size, digest = 0, hashlib.sha256()
     for row in rows:
         text = json.dumps(row.item, sort_keys=True, ensure_ascii=True)
-        size += len(text) + len(json.dumps(row.given or {}))
+        given = json.dumps(row.given or {})
+        if _UNSTORABLE.search(text + given) and not (_is_storable(row.item) and _is_storable(row.given)):
+            raise row.error("the row contains a NUL or half a surrogate pair, which cannot be stored. Remove it.")
+        size += len(text) + len(given)
         digest.update(text.encode() + b"\n")
         kept.append(row)
         if len(kept) > MAX_ROWS:
