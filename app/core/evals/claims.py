@@ -30,7 +30,10 @@ _CLAIM: Final = text(
     WHERE id = (
         SELECT id FROM eval_runs
         WHERE status IN ('queued', 'in_progress') AND (claimed_until IS NULL OR claimed_until < now())
-        ORDER BY created_at, id
+        -- The project whose turn was longest ago comes first, so that many runs of one do not keep the others waiting.
+        ORDER BY (
+            SELECT max(turn.started_at) FROM eval_runs AS turn WHERE turn.project_id = eval_runs.project_id
+        ) NULLS FIRST, created_at, id
         FOR UPDATE SKIP LOCKED
         LIMIT 1
     )
