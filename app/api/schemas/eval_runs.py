@@ -1,8 +1,9 @@
 """Bodies of `POST /v1/evals/{id}/runs`, in OpenAI's format."""
 
+import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from app.api.ids import MAX_ID, MAX_MODEL_NAME
 from app.api.schemas.chat_completions import (
@@ -29,6 +30,16 @@ class ContentRow(Frozen):
     """The fields that criteria and input messages read as `item`."""
     sample: Annotated[dict[str, Any], Field(max_length=100)] | None = None
     """A stored answer, which criteria read as `sample`; only in a `jsonl` data source."""
+
+    @field_validator("item", "sample")
+    @classmethod
+    def _is_finite(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        # Python's JSON reader accepts NaN and numbers beyond a float's range; the stored row would have null instead.
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError("has a number that JSON cannot express (NaN or infinite). Replace it") from None
+        return value
 
 
 class FileContent(Frozen):

@@ -1,10 +1,13 @@
 """Evals and runs of stored answers with the unmodified SDK; `tests/api/test_eval_runs.py` samples answers."""
 
+import json
 from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
+from pydantic import ValidationError
 
+from app.api.schemas.eval_runs import FileContent
 from tests.api.server import Server, lenient_and_strict, new_key, new_project
 from tests.evals import CLOSE, EXACT, ITEM_SCHEMA, MESSAGES, answered, content, create_eval, sums, upload, work
 
@@ -224,6 +227,13 @@ def test_bad_run_is_refused(client: OpenAI, source: Any, rows: Any, param: str, 
     assert words in message
     assert found == param
     assert list(client.evals.runs.list(created.id)) == []
+
+
+@pytest.mark.parametrize("row", ['{"item": {"x": [1e999]}}', '{"item": {}, "sample": {"score": NaN}}'])
+def test_numbers_beyond_json_are_refused(row: str) -> None:
+    """As the server reads a body: with Python's reader."""
+    with pytest.raises(ValidationError, match="a number that JSON cannot express"):
+        FileContent.model_validate({"type": "file_content", "content": [json.loads(row)]})
 
 
 def test_bad_line_of_a_file_is_named(client: OpenAI) -> None:
