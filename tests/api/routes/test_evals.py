@@ -134,7 +134,7 @@ def test_runs_are_compared_in_pairs(server: Server, client: OpenAI) -> None:
     assert "different rows" in message
     waiting = client.evals.runs.create(created.id, data_source={"type": "jsonl", "source": content(answered("0"))})
     for pair, at_fault in (((after, waiting.id), "baseline_id"), ((waiting.id, after), "run_id")):
-        param, message = refused(lambda pair=pair: compare(*pair))  # type: ignore[misc]
+        param, message = refused(lambda pair=pair: compare(*pair))
         assert param == at_fault
         assert "Only completed runs" in message
 
