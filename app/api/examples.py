@@ -43,6 +43,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "ConvertFile": {"map": {"prompt": "question", "completion": "answer"}},
     "LintFile": {"grader": _GRADER, "group": {"expert": 1, "teacher": 3, "self": 4}},
     "ValidateGrader": {"grader": _GRADER},
+    "SuggestMethod": {"grader": _GRADER},
     "RunGrader": {"grader": _GRADER, "model_sample": "17 + 48 = 65", "item": {"reference_answer": "65"}},
     "Regrade": {"grader": _GRADER, "step_from": 1, "limit": 100},
     "CreateEval": {

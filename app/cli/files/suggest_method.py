@@ -29,7 +29,7 @@ def suggest_method(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest methods for a file, best first, from its rows and the grades of its answers."""
+    """Suggest methods for a file, best first."""
     body = {"remote": remote} | ({} if grader is None else {"grader": job_file.read(grader, what="grader")})
     with connect(state_dir) as client:
         suggested = client.post(f"/files/{file_id}/suggested_method", body)

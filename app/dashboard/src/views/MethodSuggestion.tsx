@@ -16,12 +16,14 @@ interface Props {
   file: string;
   /** The grader that the user has written, as JSON; null for the one that the server suggests. */
   grader: string | null;
+  /** False while the server has not accepted the grader. */
+  isValid: boolean;
   chosen: Choice;
   take: (choice: Choice) => void;
 }
 
-export function MethodSuggestion({ file, grader, chosen, take }: Props) {
-  const found = useSuggestedMethods(file, grader);
+export function MethodSuggestion({ file, grader, isValid, chosen, take }: Props) {
+  const found = useSuggestedMethods(file, grader, isValid);
   if (!found?.suggestions.length) return null;
   const [best, ...others] = found.suggestions.map(({ method, demonstrations, reason }) => ({
     choice: { method: method as MethodName, demonstrations },
@@ -77,23 +79,23 @@ function name({ method, demonstrations }: Choice): string {
 }
 
 /** The server's suggestions for a file, requested a moment after the last change; undefined until they arrive. */
-function useSuggestedMethods(file: string, grader: string | null): SuggestedMethod | undefined {
+function useSuggestedMethods(file: string, grader: string | null, isValid: boolean): SuggestedMethod | undefined {
   const [found, setFound] = useState<{ of: string; value: SuggestedMethod }>();
   const key = `${file} ${grader}`;
   useEffect(() => {
-    if (!file) return;
+    if (!file || !isValid) return;
     let current = true;
     const body = grader === null ? {} : { grader: JSON.parse(grader) };
     const timer = setTimeout(() => {
       post<SuggestedMethod>(`/v1/files/${file}/suggested_method`, body).then(
         (value) => current && setFound({ of: key, value }),
-        () => undefined, // the form works without a suggestion; an invalid grader has an error at its field
+        () => undefined, // the form works without a suggestion
       );
     }, PAUSE_MS);
     return () => {
       current = false;
       clearTimeout(timer);
     };
-  }, [key]);
+  }, [key, isValid]);
   return found?.of === key ? found.value : undefined;
 }

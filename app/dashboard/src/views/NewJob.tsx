@@ -127,6 +127,7 @@ function NewJobForm() {
   const isFirst = ({ path }: SchemaField) => FIRST.includes(path);
   const hasTeacher = form.method === "gft" && form.teacher > 0 && Boolean(form.teacher_settings.model);
   const [group, graderPath] = [`method.${form.method}.group`, `method.${form.method}.grader`];
+  const isGraderValid = checked?.of === text && !problems.some(({ param }) => param?.startsWith(graderPath));
   const grader = (
     <GraderField
       value={form.grader}
@@ -139,7 +140,7 @@ function NewJobForm() {
       fields={gradableFields(report.value?.report)}
       problem={broken}
       path={graderPath}
-      isValid={checked?.of === text && !problems.some(({ param }) => param?.startsWith(graderPath))}
+      isValid={isGraderValid}
       suggested={suggestion?.of === form.training_file ? suggestion.suggested : undefined}
     />
   );
@@ -192,6 +193,7 @@ function NewJobForm() {
               <MethodSuggestion
                 file={form.training_file}
                 grader={ownsGrader && readGrader(form.grader) ? form.grader : null}
+                isValid={!ownsGrader || isGraderValid}
                 chosen={{ method: form.method, demonstrations: isSelective ? "graded" : "all" }}
                 take={({ method, demonstrations }) =>
                   setForm((old) => withDemonstrations({ ...old, method }, demonstrations))
