@@ -118,7 +118,7 @@ chaos: setup ## Kill each component repeatedly and check that injected bugs are 
 soak: setup ## Load an installation, kill its processes, and check that nothing grows (MINUTES=2)
 	@OMP_NUM_THREADS=1 GROUPTUNE_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -m soak -q tests/soak $(ARGS)
 
-# `quick` takes about 20 minutes on two idle cores, `full` about twelve hours. A stopped run continues with the next `make evidence`.
+# Estimates, not measured: on two idle cores `quick` takes 20 minutes and `full` twelve hours. A stopped run continues with the next one.
 EVIDENCE ?= quick
 
 .PHONY: evidence

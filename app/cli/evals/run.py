@@ -19,6 +19,7 @@ from app.client import Client, Json, path_segment
 from app.core.errors import InvalidRequest
 
 POLL_SECONDS: Final = 0.5
+"""Between two requests for a run: OpenAI's evals API has no events to wait for."""
 PURPOSE: Final = "evals"
 _UNFINISHED: Final = ("queued", "in_progress")
 _AFTER: Final = {"completed": ExitCode.ok, "failed": ExitCode.job_failed, "canceled": ExitCode.job_cancelled}
