@@ -6,6 +6,8 @@ the engine sleep during a request, and waking them is a part of what is measured
 
 `--peer PYTHON`, of an environment that has `litellm[proxy]`, also sends them through LiteLLM's proxy. It has a master
 key, but no database, limits or usage, and it does not render the chat: it passes the token ids on.
+
+`--engine URL` measures with an engine that runs already, such as a vLLM without a key that serves the one model.
 """
 
 import argparse
@@ -250,20 +252,22 @@ def main() -> None:
     parser.add_argument("model", nargs="+")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--peer", type=Path)
+    parser.add_argument("--engine", metavar="URL")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results: dict[str, list[Overhead | Throughput]] = {}
     with ExitStack() as resources:
         state = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="gt-bench-")))
-        port = claim_port("127.0.0.1", 0)
-        engine_url = f"http://127.0.0.1:{port}"
+        engine_url: str = options.engine or f"http://127.0.0.1:{claim_port('127.0.0.1', 0)}"
         os.environ |= {
             "GROUPTUNE_MODELS_DIR": str(options.models_dir.absolute()),
             "GROUPTUNE_STATE_DIR": str(state),
             "GROUPTUNE_SERVE_URL": engine_url,
             "GROUPTUNE_MAX_REQUESTS_PER_MINUTE": "1000000",
         }
-        resources.enter_context(running(sys.executable, "-m", "worker.serving", "--port", str(port)))
+        if not options.engine:
+            port = str(urlsplit(engine_url).port)
+            resources.enter_context(running(sys.executable, "-m", "worker.serving", "--port", port))
         peer_url = None
         if options.peer:
             peer_url = resources.enter_context(peer_process(options.peer, state, engine_url, options.model))
