@@ -14,14 +14,14 @@ from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.job import TrainerSpec
 from app.core.spec.reports import DemonstrationsGraded, Message, TrainerExit
 from app.core.spec.rows import shown_lines
-from worker.training.distributed import Ranks
+from worker.training.distributed import Ranks, in_order
 from worker.training.interfaces import Reporter, StopFlag
 from worker.training.rewards import grade_answers
 from worker.training.trainer import Stopped
 from worker.training.types import JobFailure, Prompt
 
 PART: Final = 64
-"""Demonstrations that are graded together; a stop waits for them."""
+"""Demonstrations that a rank grades at a time; a stop waits for them."""
 REPORT_SECONDS: Final = 2.0
 """Time between two reports of progress. A stopped run loses the grades since the last one at most."""
 
@@ -36,12 +36,14 @@ class DemonstrationGrades:
         rejected: Sequence[int],
         report: Reporter,
         clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks | None = None,
     ) -> None:
         """`known` and `rejected` are the counts and the rejected lines of earlier attempts."""
         self._graded = [prompt for prompt in prompts if prompt.turns and prompt.demonstration is not None]
         self._prompts = prompts
         self._report = report
         self._clock = clock
+        self._ranks = ranks or Ranks()
         # Another total means that another version rendered the rows: its grades are of other rows.
         is_same = known is not None and known.total == len(self._graded)
         self.counts = known if known is not None and is_same else GradedDemonstrations(total=len(self._graded))
@@ -51,7 +53,8 @@ class DemonstrationGrades:
     def complete(self, pool: GraderPool, stop: StopFlag) -> bool:
         """Grades the demonstrations without a grade; returns False if a stop was requested first.
 
-        Raises `JobFailure` if a server of the grader is unavailable, or if no demonstration passes.
+        The ranks share the work, and every rank gets all grades. Raises `JobFailure` if a server of the grader is
+        unavailable, or if no demonstration passes.
         """
         if not self.counts.is_complete:
             if not self.counts.graded:
@@ -66,18 +69,21 @@ class DemonstrationGrades:
     def _grade_rest(self, pool: GraderPool, stop: StopFlag) -> bool:
         new: list[int] = []
         reported = self._clock()
-        while not self.counts.is_complete and not stop.is_set():
+        # All ranks stop at the same part: one that stopped alone would leave the others waiting for its grades.
+        while not self.counts.is_complete and not self._ranks.sum(stop.is_set()):
             start = self.counts.graded
-            part = self._graded[start : start + PART]
-            pairs = [(prompt, Sample.of(prompt.demonstration)) for prompt in part if prompt.demonstration is not None]
-            grades = grade_answers(pool, self._prompts, pairs, "demonstration")
-            new += self._count(part, grades)
+            part = self._graded[start : start + PART * self._ranks.size]
+            new += self._count(part, in_order(self._ranks.gather(self._grade(pool, self._ranks.share(part)))))
             if self.counts.is_complete or self._clock() - reported >= REPORT_SECONDS:
                 self._report(DemonstrationsGraded(counts=self.counts, rejected=tuple(new)))
                 new, reported = [], self._clock()
         if new:
             self._report(DemonstrationsGraded(counts=self.counts, rejected=tuple(new)))
         return self.counts.is_complete
+
+    def _grade(self, pool: GraderPool, prompts: Sequence[Prompt]) -> list[Grade]:
+        pairs = [(prompt, Sample.of(prompt.demonstration)) for prompt in prompts if prompt.demonstration is not None]
+        return grade_answers(pool, self._prompts, pairs, "demonstration")
 
     def _count(self, prompts: Sequence[Prompt], grades: Sequence[Grade]) -> list[int]:
         """Counts the grades of `prompts` and returns the rejected lines."""
@@ -151,14 +157,13 @@ def passing(
     Raises `Stopped` on a stop request, and `JobFailure` as `DemonstrationGrades.complete`.
     """
     spec = trainer_spec.spec
-    grades = DemonstrationGrades(prompts, trainer_spec.demonstrations, trainer_spec.rejected_lines, report)
-    is_done = True
-    if ranks.rank == 0 and spec.settings.grader is not None:
+    known = trainer_spec.demonstrations, trainer_spec.rejected_lines
+    grades = DemonstrationGrades(prompts, *known, report, ranks=ranks)
+    if spec.settings.grader is not None:
         with GraderPool(spec.settings.grader, outside) as pool:
-            is_done = grades.complete(pool, stop)
-    is_done, grades.rejected = ranks.gather((is_done, grades.rejected))[0]
-    if not is_done:
-        raise Stopped
+            if not grades.complete(pool, stop):
+                ranks.meet()  # the launcher ends the others once one has ended
+                raise Stopped
     kept, lost = grades.without_rejected(rules_of(spec, trainer_spec.context_length).answers_later)
     return kept, {"used": len(kept), "dropped": {**use["dropped"], **{str(reason): n for reason, n in lost.items()}}}
 

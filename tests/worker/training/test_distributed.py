@@ -6,13 +6,14 @@ import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from app.core.spec.reports import Evaluated, Failed, Finished, Metrics, TrainerExit
+from app.core.spec.reports import DemonstrationsGraded, Evaluated, Failed, Finished, Metrics, TrainerExit
 from app.core.spec.subprocess_environment import RANK
 from tests.forked import Program
 from tests.processes import command_line
@@ -112,8 +113,14 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
 
 
 @pytest.mark.slow
-def test_two_ranks_report_once_and_evaluate_alike(job: Job) -> None:
-    job.write()
+def test_two_ranks_report_once_and_share_work(job: Job, tmp_path: Path) -> None:
+    """The grades of demonstrations and the evaluations are those of one process."""
+    rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 8).read_text().splitlines()]
+    for line in (2, 3, 7):
+        rows[line - 1]["reference_answer"] = "none"
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    options: dict[str, Any] = {"training": tmp_path / "rows.jsonl", "demonstrations": "graded"}
+    job.write(**options)
     with trainer_process(two(job)) as process:
         out = process.output(240)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
@@ -121,7 +128,10 @@ def test_two_ranks_report_once_and_evaluate_alike(job: Job) -> None:
     assert [row.step for row in of_kind(reports, Metrics)] == list(range(STEPS + 1))
     assert len(of_kind(reports, Finished)) == 1
     assert (job.run_dir / "adapter" / "adapter_model.safetensors").is_file()
-    _, alone = job.sibling("alone").run(n_epochs=1)
+    _, alone = job.sibling("alone").run(n_epochs=1, **options)
+    graded = of_kind(reports, DemonstrationsGraded)
+    assert [one.rejected for one in graded] == [(), (2, 3, 7)]
+    assert graded == of_kind(alone, DemonstrationsGraded)
     shared, whole = (next(one for one in of_kind(found, Evaluated) if not one.is_result) for found in (reports, alone))
     assert shared.rows.lines == whole.rows.lines
     assert [sample["line"] for sample in shared.samples] == [sample["line"] for sample in whole.samples]
