@@ -89,7 +89,7 @@ class LeaseKeeper:
             return leases.heartbeat(session, self._claim, self._settings.lease_seconds)
 
     def _poll(self) -> StopRequest | None:
-        with self._database.transaction() as session:
+        with self._database.reading() as session:
             return leases.stop_requested(session, self._claim)
 
     def _watch(self) -> None:
