@@ -1,24 +1,15 @@
-"""SVG plots for docs/evidence.md. One file serves both themes: a media query selects the colours."""
+"""SVG plots for docs/evidence.md."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
 
 from bench.evidence.cells import Cell
+from bench.svg import MARGIN, WIDTH, document, text
 
-STYLE: Final = (
-    "text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}.small{font-size:11px;fill:#59636e}"
-    ".title{font-weight:600}.grid{stroke:#d0d7de}.bar{stroke:#0b5c8f;stroke-width:2}.dot{fill:#0b5c8f}"
-    ".box{fill:#ffffff;stroke:#d0d7de}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.small{fill:#9198a1}.grid{stroke:#3d444d}"
-    ".bar{stroke:#6cb8ea}.dot{fill:#6cb8ea}.box{fill:#0d1117;stroke:#3d444d}}"
-)
-WIDTH: Final = 860
 LEFT: Final = 260
 """Width of the column of labels."""
 ROW: Final = 24
-MARGIN: Final = 16
 PANEL: Final = 300
 """Height of a scatter plot."""
 
@@ -38,23 +29,23 @@ def accuracy_plot(panels: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     top = MARGIN
     for title, cells in panels:
         ordered = sorted(cells, key=lambda cell: -cell.accuracy.mean)
-        parts.append(_text(MARGIN, top + 16, title, "title"))
+        parts.append(text(MARGIN, top + 16, title, "title"))
         top += 28
         bottom = top + ROW * len(ordered)
         for tick in range(0, 101, 25):
             x = _scaled(tick / 100)
             parts.append(f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>')
-            parts.append(_text(x, bottom + 14, f"{tick} %", "small", "middle"))
+            parts.append(text(x, bottom + 14, f"{tick} %", "small", "middle"))
         for place, cell in enumerate(ordered):
             y = top + ROW * place + ROW // 2
-            parts.append(_text(MARGIN, y + 4, cell.method.label))
+            parts.append(text(MARGIN, y + 4, cell.method.label))
             found = cell.accuracy
             if found.low is not None and found.high is not None:
                 low, high = _scaled(max(0.0, found.low)), _scaled(min(1.0, found.high))
                 parts.append(f'<line class="bar" x1="{low}" y1="{y}" x2="{high}" y2="{y}"/>')
             parts.append(f'<circle class="dot" cx="{_scaled(found.mean)}" cy="{y}" r="4"/>')
         top = bottom + 34
-    return _document(top, "Accuracy on test rows with 95 % intervals, by scenario and method", parts)
+    return document(top, "Accuracy on test rows with 95 % intervals, by scenario and method", parts)
 
 
 def scatter(panels: Sequence[tuple[str, Sequence[Point]]], x_label: str, y_label: str) -> str:
@@ -63,17 +54,17 @@ def scatter(panels: Sequence[tuple[str, Sequence[Point]]], x_label: str, y_label
     top = MARGIN
     for title, points in panels:
         largest = 4 * _step(max([point.x for point in points], default=0.0) / 4)
-        parts.append(_text(MARGIN, top + 16, title, "title"))
+        parts.append(text(MARGIN, top + 16, title, "title"))
         top += 44
         left, right, bottom = MARGIN + 50, WIDTH - 190, top + PANEL
         for tick in range(5):
             y = round(bottom - PANEL * tick / 4, 1)
             x = round(left + (right - left) * tick / 4, 1)
             parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
-            parts.append(_text(left - 6, y + 4, f"{25 * tick} %", "small", "end"))
-            parts.append(_text(x, bottom + 16, f"{largest * tick / 4:g}", "small", "middle"))
-        parts.append(_text((left + right) / 2, bottom + 34, x_label, "small", "middle"))
-        parts.append(_text(left, top - 8, y_label, "small"))
+            parts.append(text(left - 6, y + 4, f"{25 * tick} %", "small", "end"))
+            parts.append(text(x, bottom + 16, f"{largest * tick / 4:g}", "small", "middle"))
+        parts.append(text((left + right) / 2, bottom + 34, x_label, "small", "middle"))
+        parts.append(text(left, top - 8, y_label, "small"))
         placed: list[tuple[float, float]] = []
         for point in sorted(points, key=lambda point: -point.y):
             x = round(left + (right - left) * point.x / largest, 1)
@@ -83,9 +74,9 @@ def scatter(panels: Sequence[tuple[str, Sequence[Point]]], x_label: str, y_label
             while any(abs(label - other) < 12 and abs(x - place) < 150 for place, other in placed):
                 label += 12
             placed.append((x, label))
-            parts.append(_text(x + 9, round(label, 1), point.label, "small"))
+            parts.append(text(x + 9, round(label, 1), point.label, "small"))
         top = bottom + 54
-    return _document(top, f"{y_label} against {x_label}, by scenario and method", parts)
+    return document(top, f"{y_label} against {x_label}, by scenario and method", parts)
 
 
 def _step(least: float) -> float:
@@ -95,15 +86,3 @@ def _step(least: float) -> float:
 
 def _scaled(share: float) -> float:
     return round(LEFT + (WIDTH - LEFT - 3 * MARGIN) * share, 1)
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    klass = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:g}" y="{y:g}"{klass} text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _document(height: float, label: str, parts: Sequence[str]) -> str:
-    size = f'viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(label)}">'
-    box = f'<rect class="box" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1:g}" rx="6"/>'
-    return "\n".join([f"{head}<style>{STYLE}</style>{box}", *parts, "</svg>", ""])
