@@ -102,6 +102,7 @@ class Runner:
         """Set by `run`: whether this worker should take no more jobs."""
         self._teacher: TeacherSetup | None = None
         self._planned_job: PlannedJob | None = None
+        self._hardware = own_hardware().giving(claim.processes)
 
     def run(self) -> None:
         """Run the attempt to its end. Failures of the job become its outcome; they are not raised."""
@@ -221,7 +222,7 @@ class Runner:
             self._store, spec, base_model, files, models_dir, share, inputs.budget_of
         )
         if planned is not None:
-            self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, own_hardware()))
+            self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, self._hardware))
 
     def _pull(self, name: str) -> None:
         self._report(Message(message=f"Downloading base model {name}"))
@@ -303,7 +304,7 @@ class Runner:
         self._store.put_tree(blob, Path(finished.path))
         metrics_csv = retry_until_available(self._control, self._store_metrics)
         if (planned := self._planned_job) is not None:
-            self._write(lambda s: estimation.store_measured(s, self._claim, planned, own_hardware()))
+            self._write(lambda s: estimation.store_measured(s, self._claim, planned, self._hardware))
         self._write(lambda s: outcomes.succeed(s, self._claim, finished, blob, base_model, metrics_csv))
         log.info("job.succeeded")
 

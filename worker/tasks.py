@@ -109,8 +109,7 @@ def _claim() -> Claim | None:
             settings.lease_seconds,
             settings.max_running_jobs,
             max_gpu_hours=settings.max_gpu_hours,
-            device=presence.own_hardware().device,
-            processes=settings.trainer_processes,
+            hardware=presence.own_hardware(),
         )
         more = queries.any_queued(session)
     if claim is not None and more:

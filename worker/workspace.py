@@ -101,7 +101,7 @@ class Workspace:
             resume_from=str(resume_from) if resume_from else None,
             budget_of=inputs.budget_of,
             threads=settings.trainer_threads,
-            processes=settings.trainer_processes,
+            processes=self._claim.processes,
             rollout_url=settings.rollout_url,
             judge_url=settings.judge_url,
             allowed_private_hosts=settings.allowed_private_hosts,

@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     trainer_threads: Annotated[int, Field(ge=0)] = 0
     """Threads of a trainer on a CPU; 0 means all cores."""
     trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that train one job together: the number of GPUs that this worker gives to each job."""
+    """Processes that train one job together: the number of GPUs for each job that requests no number (docs/jobs.md)."""
     hub_url: BaseUrl = "https://huggingface.co"
     """The Hugging Face hub, or a server with its API, that exports are pushed to."""
     hub_token: SecretStr | None = None

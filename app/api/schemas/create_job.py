@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -30,6 +31,7 @@ from app.core.spec.job import (
     JobSpec,
     MethodType,
 )
+from app.core.spec.resources import Resources
 from app.core.spec.template_variables import TemplateVariables
 
 _UNSET: Final = (None, "auto")
@@ -144,6 +146,14 @@ class CreateJob(Frozen):
             description="Alias that will name the trained model once the job has succeeded and all gates are passed."
         ),
     ] = None
+    resources: Annotated[
+        Resources,
+        BeforeValidator(lambda sent: {} if sent == "auto" else sent),
+        Field(
+            description='The GPUs that the job needs, such as `{"gpus": 2}`. Only workers with as many take it. With '
+            "`auto`, any worker takes it, with the GPUs that it gives to each job. See docs/jobs.md."
+        ),
+    ] = Resources()
     priority: Annotated[
         int,
         Field(
@@ -240,6 +250,7 @@ class CreateJob(Frozen):
             alias=self.alias,
             chat_template_kwargs=self.chat_template_kwargs,
             integrations=self.integrations or (),
+            resources=self.resources,
             typed_form=self.gft is not None,
         )
 

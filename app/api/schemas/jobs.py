@@ -30,6 +30,7 @@ from app.core.spec.demonstrations import GradedDemonstrations
 from app.core.spec.described import Described
 from app.core.spec.job import Hyperparameters, JobSpec
 from app.core.spec.reports import TrainingPath
+from app.core.spec.resources import Resources
 from app.core.spec.teacher_answers import Spent
 
 
@@ -152,6 +153,7 @@ class JobObject(Item):
     )
     alias: str | None = Field(description="Alias that names the trained model once the job has succeeded.")
     chat_template_kwargs: dict[str, Any] = Field(description="Variables of the model's chat template.")
+    resources: Resources = Field(description="The GPUs that the job needs.")
     rows: RowUse | None = Field(
         description="Rows of the training file; null until they are rendered with the model's chat template. For a "
         "model that is not on the server yet, that is when the job starts."
@@ -222,6 +224,7 @@ class JobObject(Item):
             gates=shown_gates(job, spec),
             alias=spec.alias,
             chat_template_kwargs=spec.chat_template_kwargs,
+            resources=spec.resources,
             rows=_rows(job, "rows"),
             held_out_rows=_rows(job, "held_out_rows"),
             test_rows=_rows(job, "test_rows"),

@@ -99,6 +99,7 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
             for gate in job["gates"]
         ),
         ("alias", job["alias"]),
+        ("resources", _resources(job)),
         *((key, value) for key, value in (job["metadata"] or {}).items() if key != "name"),
         ("error", error.get("message")),
     ]
@@ -192,6 +193,12 @@ def _path(job: Json) -> str | None:
     covered = None if total is None else f"adapter on {total:.0%} of the weights"
     covered = covered if experts is None else f"{covered}, {experts:.0%} of the experts'"
     return "; ".join(filter(None, (": ".join(filter(None, (path["name"], path["reason"]))), covered)))
+
+
+def _resources(job: Json) -> str | None:
+    """Format the GPUs that the job requests; None if any worker takes it."""
+    gpus = job["resources"]["gpus"]
+    return None if gpus == "auto" else plural(gpus, "GPU")
 
 
 def _shorten(text: str) -> str:

@@ -71,7 +71,7 @@ def _settings(client: Client, job: Json) -> dict[str, Any]:
     Equal files count as one setting, whatever their ids.
     """
     method = job["method"]["type"]
-    kept = {name: job[name] for name in ("model", "seed", "gates", "alias", "chat_template_kwargs")}
+    kept = {name: job[name] for name in ("model", "seed", "gates", "alias", "chat_template_kwargs", "resources")}
     kept["control"] = (job.get("control") or {}).get("method")
     files = {name: _file(client, job.get(name)) for name in _FILES}
     return {"method": method} | dict(_flat(job["method"][method])) | dict(_flat(kept)) | files

@@ -11,6 +11,7 @@ from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
     Control,
     Demonstrations,
+    Gpus,
     GraderOption,
     JobFile,
     Method,
@@ -41,6 +42,7 @@ def create(
     grader: GraderOption = None,
     control: Control = None,
     suffix: Suffix = None,
+    gpus: Gpus = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     gate: Annotated[
@@ -85,6 +87,7 @@ def create(
         test_file=test_file,
         control=control,
         suffix=suffix,
+        gpus=gpus,
         demonstrations=demonstrations,
         settings=settings,
     )

@@ -9,6 +9,7 @@ from app.cli.jobs.data_files import with_stored_files
 from app.cli.jobs.job_options import (
     Control,
     Demonstrations,
+    Gpus,
     GraderOption,
     JobFile,
     Method,
@@ -37,6 +38,7 @@ def estimate_job(
     grader: GraderOption = None,
     control: Control = None,
     suffix: Suffix = None,
+    gpus: Gpus = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
@@ -53,6 +55,7 @@ def estimate_job(
         test_file=test_file,
         control=control,
         suffix=suffix,
+        gpus=gpus,
         demonstrations=demonstrations,
         settings=settings,
     )

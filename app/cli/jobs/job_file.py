@@ -14,7 +14,7 @@ _ID_PREFIX: Final = "file-"
 _DATA_SUFFIXES: Final = (".jsonl", ".parquet", ".csv", ".tsv")
 _TOP_LEVEL: Final = (
     *("model", "training_file", "validation_file", "test_file", "suffix", "seed", "metadata", "integrations"),
-    *("chat_template_kwargs", "gates", "control", "alias", "priority", "method"),
+    *("chat_template_kwargs", "gates", "control", "alias", "priority", "resources", "method"),
 )
 """Fields of a job; all other fields belong to its method."""
 _REQUIRED_FIELDS: Final = {

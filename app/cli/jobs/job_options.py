@@ -56,6 +56,10 @@ Control = Annotated[
 Suffix = Annotated[
     str | None, typer.Option("--suffix", metavar="NAME", help="Name, a part of the trained model's name.")
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", metavar="N", help="GPUs that the job needs: only workers with as many take it."),
+]
 Demonstrations = Annotated[
     str | None,
     typer.Option("--demonstrations", metavar="CHOICE", help="all, or graded: train only those that pass the grader."),
@@ -81,6 +85,7 @@ def job_of(
     test_file: str | None,
     control: str | None,
     suffix: str | None,
+    gpus: int | None,
     demonstrations: str | None,
     settings: list[str] | None,
 ) -> Json:
@@ -95,6 +100,7 @@ def job_of(
     body |= {name: value for name, value in named.items() if value is not None}
     body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
     chosen = [] if demonstrations is None else [f"demonstrations={demonstrations}"]
+    chosen += [] if gpus is None else [f"resources.gpus={gpus}"]
     body = job_file.with_settings(body, [*chosen, *(settings or [])])
     files = {"training_file": training_file, "validation_file": validation_file, "test_file": test_file}
     body = job_file.with_files(body, **files)

@@ -7,6 +7,7 @@ from app.cli.jobs.data_files import RefusedJob, with_stored_files
 from app.cli.jobs.job_options import (
     Control,
     Demonstrations,
+    Gpus,
     GraderOption,
     JobFile,
     Method,
@@ -34,6 +35,7 @@ def validate_job(
     grader: GraderOption = None,
     control: Control = None,
     suffix: Suffix = None,
+    gpus: Gpus = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
@@ -50,6 +52,7 @@ def validate_job(
         test_file=test_file,
         control=control,
         suffix=suffix,
+        gpus=gpus,
         demonstrations=demonstrations,
         settings=settings,
     )

@@ -25,6 +25,7 @@ from app.core.files.tables import File
 from app.core.files.validation_report import FileReport
 from app.core.jobs import controls, stored_specs
 from app.core.jobs.leases import Claim, update_owned
+from app.core.jobs.placement import hardware_for
 from app.core.jobs.queries import job_file, job_of_project
 from app.core.jobs.tables import Job, JobAttempt
 from app.core.lint.report import LintReport
@@ -159,9 +160,11 @@ def try_plan(
 
 
 def on_workers(session: Session, planned: PlannedJob, alive_seconds: float) -> Forecast:
-    """Forecast the job on the workers that are alive."""
-    alive = [(seen.worker.name, seen.hardware) for seen in list_workers(session, alive_seconds) if seen.trains]
-    return forecast(planned, alive, observations(session))
+    """Forecast the job on the workers that are alive and have enough GPUs for it."""
+    trains = [worker for worker in list_workers(session, alive_seconds) if worker.trains]
+    fitting = [(worker.worker.name, hardware_for(planned.spec.resources, worker.hardware)) for worker in trains]
+    candidates = [(name, hardware) for name, hardware in fitting if hardware is not None]
+    return forecast(planned, candidates, observations(session))
 
 
 def note(

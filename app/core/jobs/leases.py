@@ -18,9 +18,11 @@ from app.core.jobs import stored_specs
 from app.core.jobs.attempts import charge_crash
 from app.core.jobs.controls import waits_sql
 from app.core.jobs.events import Event, append
+from app.core.jobs.placement import hardware_for
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.tables import Job, JobAttempt
+from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec
 from app.core.webhooks.events import EventType, emit
 
@@ -48,7 +50,8 @@ FIRST: Final = 32
 # of waiting for each other. If another claim commits between this statement's snapshot and the lock, Postgres checks
 # the conditions on `candidate` again with the new row, but not those inside `first`: that is why both state them.
 #
-# A job that waits for its control is not eligible.
+# A job that waits for its control is not eligible. A job that needs more GPUs than the worker has is not for it; the
+# worker takes the next job instead, so that no GPU is idle.
 #
 # `waiting_since` is the start of the wait for a dependency (see `waits`). Time in the queue after the backoff is not
 # part of that wait, so it moves the start.
@@ -75,7 +78,7 @@ _CLAIM: Final = text(
         CROSS JOIN LATERAL (
             SELECT id FROM jobs
             WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now() AND id <> ALL(:skipped)
-                  AND NOT {waits_sql("jobs")}
+                  AND gpus <= :gpus AND NOT {waits_sql("jobs")}
             ORDER BY priority DESC, eligible_at, created_at, id LIMIT :depth
         ) AS first
         JOIN jobs AS candidate ON candidate.id = first.id
@@ -107,6 +110,8 @@ class Claim:
     test_file: str | None
     created_at: datetime
     """When the job was created."""
+    processes: int = 1
+    """Processes that train the job together on this worker."""
     traceparent: str | None = None
     """W3C traceparent of the request that created the job; None if it was not traced."""
     waited_seconds: float = 0.0
@@ -120,21 +125,24 @@ def claim(
     max_running_jobs: int = NO_LIMIT,
     *,
     max_gpu_hours: int = NO_LIMIT,
-    device: str | None = None,
-    processes: int = 1,
+    hardware: Hardware | None = None,
 ) -> Claim | None:
     """Claim the next queued job by priority, then fewest running jobs of its project, then age.
 
     Projects at a limit are skipped; `max_running_jobs` and `max_gpu_hours` (a month) apply to projects without their
-    own limits. `device` and `processes` describe the worker and are stored with the attempt.
+    own limits. `hardware` is that of the worker: it decides which jobs fit, and its device is stored with the attempt.
+    Without it, the worker takes jobs for one process.
 
     Returns None if no job is eligible.
     """
     limits = {"max_running_jobs": max_running_jobs, "max_gpu_hours": max_gpu_hours}
-    taken = _take(session, {"worker": worker, "lease_seconds": lease_seconds, **limits})
+    gpus = hardware.gpus if hardware else 1
+    taken = _take(session, {"worker": worker, "lease_seconds": lease_seconds, "gpus": gpus, **limits})
     if taken is None:
         return None
     row, spec = taken
+    used = hardware_for(spec.resources, hardware) if hardware else None
+    processes, device = (used.processes, used.device) if used else (1, None)
     session.add(JobAttempt(job_id=row.id, attempt=row.epoch, worker=worker, device=device, processes=processes))
     session.flush()
     append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
@@ -148,6 +156,7 @@ def claim(
         row.validation_file,
         row.test_file,
         row.created_at,
+        processes,
         row.traceparent,
         row.waited_seconds,
     )

@@ -69,6 +69,8 @@ def create(
         test_file=test_file,
         priority=priority,
         control_of=control_of,
+        gpus=spec.resources.least_gpus,
+        nodes=spec.resources.nodes,
         lint_due=lint_queue.is_due(spec),
     )
     if control_of is not None:  # listed and started before its job, which has the same time otherwise

@@ -15,12 +15,13 @@ from app.core.jobs.events import Event, append
 from app.core.jobs.leases import NO_LIMIT
 from app.core.jobs.state_machine import JobStatus, StopRequest
 from app.core.jobs.tables import Job
+from app.core.workers.presence import gpus_by_worker
 
 # Queued jobs that have waited long enough and outrank some running job, in the order in which `leases` claims them; no
 # more of them than jobs run. `room` is the number of further jobs that the project may run.
 _WAITING: Final = text(
     f"""
-    SELECT candidate.id, candidate.project_id, candidate.priority,
+    SELECT candidate.id, candidate.project_id, candidate.priority, candidate.gpus,
            coalesce(project.max_running_jobs, :max_running_jobs) - coalesce(busy.jobs, 0) AS room
     FROM jobs AS candidate
     LEFT JOIN (SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id) AS busy
@@ -40,14 +41,30 @@ _WAITING: Final = text(
 
 @dataclass
 class _RunningJobs:
-    """Running jobs that may be preempted, and the number of places that running jobs are already leaving."""
+    """Running jobs that may be preempted, and those that are already stopping."""
 
     jobs: list[Job]
-    leaving: int
+    leaving: list[Job]
+    gpus: dict[str, int]
+    """Worker -> the GPUs that it has. A job that needs more would not take the place of the worker's job."""
 
-    def take(self, project_id: str, priority: int, *, has_room: bool) -> Job | None:
+    def _has_gpus(self, job: Job, count: int) -> bool:
+        return count == 1 or self.gpus.get(job.lease_owner or "", 0) >= count
+
+    def leave(self, gpus: int) -> bool:
+        """Remove a job that is already stopping on a worker with enough GPUs; return whether there is one."""
+        job = next((job for job in self.leaving if self._has_gpus(job, gpus)), None)
+        if job is not None:
+            self.leaving.remove(job)
+        return job is not None
+
+    def take(self, project_id: str, priority: int, gpus: int, *, has_room: bool) -> Job | None:
         """Remove and return the job to preempt: the lowest priority, and among equals the fewest steps to lose."""
-        eligible = [job for job in self.jobs if job.priority < priority and (has_room or job.project_id == project_id)]
+        eligible = [
+            job
+            for job in self.jobs
+            if job.priority < priority and (has_room or job.project_id == project_id) and self._has_gpus(job, gpus)
+        ]
         if not eligible:
             return None
         lowest = min(job.priority for job in eligible)
@@ -75,8 +92,11 @@ def make_room(
         select(Job).where(Job.status == JobStatus.running).order_by(Job.id).with_for_update(key_share=True),
         execution_options={"populate_existing": True},
     ).all()
-    stopping = sum(job.stop_request is not None for job in jobs)
-    running = _RunningJobs([job for job in jobs if job.stop_request is None], stopping)
+    running = _RunningJobs(
+        [job for job in jobs if job.stop_request is None],
+        [job for job in jobs if job.stop_request is not None],
+        gpus_by_worker(session) if any(row.gpus > 1 for row in waiting) else {},
+    )
     room = {row.project_id: row.room for row in waiting}
     return sum(_preempt_for(session, row, running, room) for row in waiting)
 
@@ -84,12 +104,11 @@ def make_room(
 def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, room: dict[str, int]) -> bool:
     """Find a place for one waiting job; return whether a running job had to be preempted for it."""
     has_room = room[waiting.project_id] > 0
-    if running.leaving and has_room:
+    if has_room and running.leave(waiting.gpus):
         # A running job is already stopping; the waiting job can take its slot.
-        running.leaving -= 1
         room[waiting.project_id] -= 1
         return False
-    victim = running.take(waiting.project_id, waiting.priority, has_room=has_room)
+    victim = running.take(waiting.project_id, waiting.priority, waiting.gpus, has_room=has_room)
     if victim is None:
         return False
     if victim.project_id != waiting.project_id:

@@ -19,7 +19,7 @@ from app.core.files.duplicates import PromptIndex
 from app.core.files.tables import File, FileStatus
 from app.core.files.uploads import TRAINING_PURPOSE, find_file
 from app.core.files.validation_report import FileReport
-from app.core.jobs import gates, quotas
+from app.core.jobs import gates, placement, quotas
 from app.core.jobs.grader_services import check_services
 from app.core.models import aliases, architecture, registry, stored_adapter, weights
 from app.core.models.adapters import starting_point
@@ -131,6 +131,7 @@ def validate_request(session: Session, project_id: str, request: JobRequest, lim
     checks = [
         partial(gates.check_measurable, spec, request.validation_file),
         partial(check_trackers, session, spec, limits),
+        partial(placement.check, session, spec.resources, limits.alive_seconds),
         partial(quotas.check_priority, request.priority, limits.max_priority),
     ]
     if spec.teacher is not None:

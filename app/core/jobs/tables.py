@@ -56,6 +56,10 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     control_of: Mapped[str | None] = mapped_column(String(64))
     """The job whose control this job is: that job starts when this one has ended. None for a job that is no control."""
+    gpus: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
+    """`Resources.least_gpus` of the spec: workers with fewer GPUs do not claim the job."""
+    nodes: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
+    """`Resources.nodes` of the spec."""
 
     attempt: Mapped[int] = mapped_column("epoch", Integer, default=0)
     """Number of the newest attempt and fencing token: each claim adds one, and every write of an attempt checks it."""

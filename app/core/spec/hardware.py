@@ -37,6 +37,15 @@ class Hardware(Frozen):
         return self.accelerator if self.processes == 1 else f"{self.processes} x {self.accelerator}"
 
     @property
+    def gpus(self) -> int:
+        """The most processes that a job may request: one per GPU, or without GPUs those that the operator allows."""
+        return self.accelerators or self.processes
+
+    def giving(self, processes: int) -> "Hardware":
+        """Return this hardware with another number of processes for a job."""
+        return self.model_copy(update={"processes": processes})
+
+    @property
     def trainer_memory_bytes(self) -> int:
         """Memory available to one trainer process."""
         return self.accelerator_memory_bytes or self.memory_bytes

@@ -15,6 +15,7 @@ from app.core.spec.gates import MAX_GATES, AliasName, GateText
 from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.policy_loss import PolicyLossSettings
+from app.core.spec.resources import Resources
 from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
 from app.core.spec.template_variables import TemplateVariables
 
@@ -267,6 +268,8 @@ class JobSpec(Frozen):
     """Variables of the model's chat template, such as `enable_thinking`; the same as for inference."""
     integrations: Annotated[tuple[Integration, ...], Field(max_length=MAX_INTEGRATIONS)] = ()
     """Trackers that also receive the job's metrics."""
+    resources: Resources = Resources()
+    """The workers that may train the job."""
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`; responses use the same form."""
     lora_resolved: bool = False

@@ -31,6 +31,11 @@ class WorkerPresence:
         return self._serves(TRAIN_QUEUE)
 
     @property
+    def may_train(self) -> bool:
+        """Whether the worker trains jobs, or its replacement soon will."""
+        return self.is_alive and self.worker.state != WorkerState.quarantined and TRAIN_QUEUE in self.worker.queues
+
+    @property
     def downloads(self) -> bool:
         """Whether the worker downloads base models that clients order."""
         return self._serves(DEFAULT_QUEUE)
@@ -72,6 +77,12 @@ def list_workers(session: Session, alive_seconds: float) -> list[WorkerPresence]
     """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
     rows = session.execute(select(Worker, Worker.last_seen > _ago(alive_seconds)).order_by(Worker.name))
     return [WorkerPresence(worker, Hardware.model_validate(worker.hardware), alive) for worker, alive in rows]
+
+
+def gpus_by_worker(session: Session) -> dict[str, int]:
+    """Return the GPUs of every worker that is listed, by its name; see `Hardware.gpus`."""
+    rows = session.execute(select(Worker.name, Worker.hardware))
+    return {row.name: Hardware.model_validate(row.hardware).gpus for row in rows}
 
 
 def available_trackers(session: Session, allowed: Collection[str], alive_seconds: float) -> frozenset[str]:

@@ -29,6 +29,7 @@ export function requestFromJob(job: Job): Record<string, unknown> {
     ...(job.gates.length ? { gates: job.gates.map(({ gate }) => gate) } : {}),
     ...(job.control ? { control: job.control.method } : {}),
     ...(job.alias ? { alias: job.alias } : {}),
+    ...(job.resources.gpus === "auto" && job.resources.nodes === 1 ? {} : { resources: job.resources }),
     ...(job.priority ? { priority: job.priority } : {}),
     ...(Object.keys(job.chat_template_kwargs).length ? { chat_template_kwargs: job.chat_template_kwargs } : {}),
     ...(job.integrations ? { integrations: withoutUnset(job.integrations as Integration[]) } : {}),

@@ -82,6 +82,8 @@ const TITLES: Record<string, string> = {
   lora: "LoRA adapter",
   hyperparameters: "Training",
   pass_threshold: "Passing reward",
+  gpus: "GPUs of a worker",
+  nodes: "Workers",
   calculate_output: "Formula",
   url: "URL",
 };

@@ -56,7 +56,7 @@ class Lab:
     def claim(self) -> Claim:
         with self.database.transaction() as session:
             make_job(session, self.project, self.spec, self.file)
-            claim = claims.claim(session, "w", 60, device=BOX.device)
+            claim = claims.claim(session, "w", 60, hardware=BOX)
             assert claim is not None
             estimation.store_for_worker(session, claim, self.planned(), BOX)
             return claim
@@ -129,7 +129,7 @@ def test_interrupted_job_has_no_parts(lab: Lab) -> None:
     claim = lab.claim()
     with lab.database.transaction() as session:
         outcomes.drain(session, claim)
-        again = claims.claim(session, "w", 60, device=BOX.device)
+        again = claims.claim(session, "w", 60, hardware=BOX)
         assert again is not None
     lab.train(again, 4)
     with lab.database.transaction() as session:

@@ -12,6 +12,9 @@ from app.core.jobs import leases, lifecycle, outcomes, preemption, queries
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.tables import Job
+from app.core.spec.hardware import Hardware
+from app.core.workers import presence
+from app.core.workers.tables import WorkerState
 from tests.setup_jobs import make_job, make_project
 
 PATIENCE = 15.0
@@ -25,9 +28,9 @@ def queued(session: Session, project: str, priority: int = 0, waited_seconds: fl
     return job
 
 
-def running(session: Session, project: str, priority: int = 0) -> tuple[Job, Claim]:
+def running(session: Session, project: str, priority: int = 0, worker: str = "w") -> tuple[Job, Claim]:
     job = queued(session, project, priority)
-    claim = leases.claim(session, "w", 60)
+    claim = leases.claim(session, worker, 60)
     assert claim is not None
     assert claim.job_id == job.id
     session.refresh(job)
@@ -129,3 +132,22 @@ def test_priority_changes_until_job_ends(database: Database, project: str) -> No
         lifecycle.cancel(session, Actor(project), second.id)
         with pytest.raises(InvalidRequest, match="already been cancelled"):
             lifecycle.prioritise(session, Actor(project), second.id, 8)
+
+
+def test_preempts_only_workers_with_enough_gpus(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        for name, gpus in (("w", 1), ("large", 4)):
+            hardware = Hardware(accelerators=gpus, memory_bytes=1)
+            presence.beat(session, name, state=WorkerState.ready, queues=["train"], slots=1, hardware=hardware)
+        on_small, _ = running(session, project)
+        on_large, _ = running(session, project, worker="large")
+        on_large.step = 40
+        wide = queued(session, project, 5)
+        wide.gpus = 8
+        session.flush()
+        assert preemption.make_room(session, PATIENCE) == 0
+        wide.gpus = 4
+        session.flush()
+        assert preemption.make_room(session, PATIENCE) == 1
+        assert stop_requests(session, on_small, on_large) == [None, "preempt"]
+        assert preemption.make_room(session, PATIENCE) == 0

@@ -15,6 +15,7 @@ from app.core.errors import QuotaExceeded
 from app.core.jobs import leases, lifecycle, outcomes, quotas
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job, JobAttempt
+from app.core.spec.hardware import Hardware
 from tests.setup_jobs import make_file, make_job, make_project
 
 
@@ -136,7 +137,7 @@ def test_project_without_gpu_hours_waits(database: Database) -> None:
     with database.transaction() as session:
         project, other = limited(session, "spender", max_gpu_hours=4), make_project(session, "other")
         waiting = {make_job(session, project).id for _ in range(2)}
-        claim = leases.claim(session, "w", 60, processes=8)
+        claim = leases.claim(session, "w", 60, hardware=Hardware(processes=8, memory_bytes=1))
         assert claim is not None
         waiting.remove(claim.job_id)
         session.execute(update(JobAttempt).values(started_at=func.now() - timedelta(minutes=30)))

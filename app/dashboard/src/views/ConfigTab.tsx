@@ -45,7 +45,12 @@ export function ConfigTab({ job }: { job: Job }) {
     });
   }, [job, document.value]);
   const others = Object.entries(
-    flatten({ seed: job.seed, alias: job.alias ?? undefined, ...(job.metadata ? { metadata: job.metadata } : {}) }),
+    flatten({
+      seed: job.seed,
+      alias: job.alias ?? undefined,
+      gpus: job.resources.gpus === "auto" ? undefined : job.resources.gpus,
+      ...(job.metadata ? { metadata: job.metadata } : {}),
+    }),
   );
   const text = requestSnippets(requestFromJob(job), location.origin + ROOT)[form];
   return (
