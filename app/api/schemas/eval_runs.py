@@ -47,7 +47,8 @@ class FileContent(Frozen):
 
     type: Literal["file_content"]
     content: Annotated[list[ContentRow], Field(min_length=1, max_length=MAX_ROWS)]
-    """The rows. Lists of runs show them as empty; the run itself has them."""
+    """The rows. Lists of runs, and runs with more than 256 KiB of rows, show them as empty; the output items have
+    them."""
 
 
 class FileId(Frozen):

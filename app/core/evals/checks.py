@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from app.core.deadline import check_deadline
 from app.core.errors import InvalidRequest
 from app.core.evals import prompts
 from app.core.evals.rows import SourceRow
@@ -58,13 +59,15 @@ def check_rows(
 ) -> None:
     """Raise `InvalidRequest` for the first row that lacks a field which a criterion or the input messages read.
 
-    Without a sampler the row also needs an answer if a criterion reads it.
+    Without a sampler the row also needs an answer if a criterion reads it. Raises `TimeoutError` past the thread's
+    deadline.
     """
     read = list(criteria_variables(criteria))
     needed = [(path, variable) for path, variable in read if variable.namespace == "item"]
     answers = [(path, variable) for path, variable in read if variable.namespace == "sample"]
     sent = [] if sampler is None else list(prompts.template_variables(sampler))
     for row in rows:
+        check_deadline()
         for path, variable in (*needed, *sent):
             _check_field(row, path, variable)
         if sampler is not None:

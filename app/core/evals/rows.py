@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 
 from pydantic import ValidationError
 
+from app.core.deadline import check_deadline
 from app.core.errors import InvalidRequest
 from app.core.graders.types import Sample
 from app.core.plurals import plural
@@ -136,10 +137,14 @@ def _is_storable(value: Any) -> bool:
 
 
 def collect(rows: Iterable[SourceRow], param: str) -> tuple[list[SourceRow], RowDigest]:
-    """Return the rows and their digest. Raises `InvalidRequest` for none, and for more than a run may have."""
+    """Return the rows and their digest.
+
+    Raises `InvalidRequest` for none and for more than a run may have, and `TimeoutError` past the thread's deadline.
+    """
     kept: list[SourceRow] = []
     size, digest = 0, hashlib.sha256()
     for row in rows:
+        check_deadline()
         text = json.dumps(row.item, sort_keys=True, ensure_ascii=True)
         given = json.dumps(row.given or {})
         if _UNSTORABLE.search(text + given) and not (_is_storable(row.item) and _is_storable(row.given)):

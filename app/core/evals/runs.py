@@ -23,6 +23,8 @@ from app.core.webhooks.events import EventType
 _AUDITED: Final = ("eval_id", "name", "data_source", "labels", "status", "rows")
 _AT_ONCE: Final = 500
 """Rows in one INSERT."""
+MAX_SHOWN_BYTES: Final = 256 * 1024
+"""Largest `file_content` that a run shows: clients poll runs, and the rows do not change."""
 _ITEM_PREFIX: Final = "outputitem_"
 
 
@@ -172,8 +174,11 @@ def delete(session: Session, actor: Actor, eval_id: str, run_id: str) -> None:
 
 
 def content_of(session: Session, run: EvalRun) -> list[dict[str, Any]] | None:
-    """Return the rows that a run's request had in `file_content`; None if they come from a file."""
-    if run.data_source["source"]["type"] != "file_content":
+    """Return the rows that a run's request had in `file_content`.
+
+    None if they come from a file, or have more than `MAX_SHOWN_BYTES`.
+    """
+    if run.data_source["source"]["type"] != "file_content" or run.bytes > MAX_SHOWN_BYTES:
         return None
     rows = session.execute(select(EvalRow.item, EvalRow.given).where(EvalRow.run_id == run.id).order_by(EvalRow.number))
     return [{"item": row.item} | ({} if row.given is None else {"sample": row.given}) for row in rows]

@@ -98,7 +98,8 @@ def _jobs(session: Session, project_id: str, *statuses: JobStatus) -> int:
 def _stored_bytes(session: Session, project_id: str) -> int:
     files = select(func.coalesce(func.sum(File.bytes), 0)).where(File.project_id == project_id)
     exports = select(func.coalesce(func.sum(Export.bytes), 0)).where(Export.project_id == project_id)
-    evals = select(func.coalesce(func.sum(EvalRun.bytes), 0)).where(EvalRun.project_id == project_id)
+    answers = func.coalesce(EvalRun.totals["bytes"].as_integer(), 0)
+    evals = select(func.coalesce(func.sum(EvalRun.bytes + answers), 0)).where(EvalRun.project_id == project_id)
     return sum(int(session.scalar(part) or 0) for part in (files, exports, evals, _uploading(project_id)))
 
 

@@ -130,6 +130,11 @@ class RowOutcome(Frozen):
     usage: dict[str, ModelUsage] = Field(default_factory=dict)
     """By model: the sampler's, and those of judges."""
 
+    @property
+    def bytes(self) -> int:
+        """Size of the stored answer and results as JSON."""
+        return sum(len(part.model_dump_json().encode()) for part in (self.sample, *self.results))
+
 
 class Totals(Frozen):
     """Sums over the finished rows of a run."""
@@ -141,6 +146,8 @@ class Totals(Frozen):
     """In the order of the eval's criteria; JSONB keeps no order of keys."""
     usage: dict[str, ModelUsage] = Field(default_factory=dict)
     """By model."""
+    bytes: int = 0
+    """Size of the answers and results as JSON. Counts towards the project's `stored_bytes`."""
 
     @property
     def total(self) -> int:
@@ -151,7 +158,7 @@ class Totals(Frozen):
         rows = {"pass": "passed", "fail": "failed", "error": "errored"}[outcome.status]
         results = {result.name: _column(result) for result in outcome.results}
         criteria = tuple(_plus_one(counts, results.get(counts.name, "errored")) for counts in self.criteria)
-        counts = {rows: getattr(self, rows) + 1}
+        counts = {rows: getattr(self, rows) + 1, "bytes": self.bytes + outcome.bytes}
         return self.model_copy(update={**counts, "criteria": criteria, "usage": _summed(self.usage, outcome.usage)})
 
 

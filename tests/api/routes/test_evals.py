@@ -252,13 +252,27 @@ def test_bad_line_of_a_file_is_named(client: OpenAI) -> None:
     assert refused(lambda: client.evals.runs.create(created.id, data_source=source))[0] == "data_source.source.id"
 
 
+def test_large_content_is_left_out_of_the_run(client: OpenAI) -> None:
+    created = create_eval(client)
+    rows = [{"item": {"question": "x" * 1000, "answer": "x"}, "sample": {"output_text": "x"}}] * 300
+    source: Any = {"type": "jsonl", "source": content(rows)}
+    run: Any = client.evals.runs.create(created.id, data_source=source)
+    assert (run.rows, run.data_source.source.content) == (300, [])
+    assert retrieved(client, run).data_source.source.content == []
+
+
 def test_runs_count_towards_quotas(server: Server, client: OpenAI) -> None:
     admin = server.client(api_key=new_key(server.database, server.project_id, "admin"))
     created = create_eval(client)
     source: Any = {"type": "jsonl", "source": content(answered("0"))}
     client.evals.runs.create(created.id, data_source=source)
     usage: Any = admin.get(f"/projects/{server.project_id}", cast_to=object)
-    assert usage["usage"]["stored_bytes"] > 0
+    rows = usage["usage"]["stored_bytes"]
+    assert rows > 0
+    assert work(server)
+    usage = admin.get(f"/projects/{server.project_id}", cast_to=object)
+    assert usage["usage"]["stored_bytes"] > rows + len("exact"), "answers and results count too"
+    client.evals.runs.create(created.id, data_source=source)
     admin.post(f"/projects/{server.project_id}", body={"limits": {"queued_jobs": 1}}, cast_to=object)
     with pytest.raises(RateLimitError, match="1 unfinished eval run; its limit is 1"):
         client.evals.runs.create(created.id, data_source=source)
