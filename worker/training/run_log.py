@@ -65,16 +65,35 @@ def note_model(policy: Policy, directory: str, seconds: float, precision: str) -
     log.info("Training path: %s, selected by a comparison that took %.1f s", path.name, path.check_seconds)
 
 
-def note_report(report: Report) -> None:
-    """Log a report in words, unless it is one of the many of a step."""
+class ReportLog:
+    """Logs the reports of a run in words."""
+
+    def __init__(self) -> None:
+        self._latest: Evaluated | None = None
+
+    def note(self, report: Report) -> None:
+        """Log a report, unless it is one of the many of a step."""
+        if isinstance(report, Evaluated):
+            self._note_evaluation(report)
+        else:
+            _note(report)
+
+    def _note_evaluation(self, report: Evaluated) -> None:
+        latest, self._latest = self._latest, report
+        if report.is_result and latest is not None and (latest.step, latest.values) == (report.step, report.values):
+            log.info("The evaluation at step %d is the result: all held-out rows report", report.step)
+            return
+        what = "Result" if report.is_result else "Evaluation"
+        best = "; the best so far" if report.best else ""
+        log.info("%s at step %d: %s%s", what, report.step, _values(report.values), best)
+
+
+def _note(report: Report) -> None:
     match report:
         case Started():
             _note_started(report)
         case DemonstrationsGraded():
             log.info("Demonstrations: %s of %s graded", f"{report.counts.graded:,}", f"{report.counts.total:,}")
-        case Evaluated():
-            best = "; the best so far" if report.best else ""
-            log.info("Evaluation at step %d: %s%s", report.step, _values(report.values), best)
         case CheckpointSaved():
             log.info("Checkpoint of step %d written to %s", report.step, report.path)
         case Finished():

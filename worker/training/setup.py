@@ -49,7 +49,7 @@ from worker.training.rollouts.vllm_sampler import serving
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
 from worker.training.trainer import Stopped, Trainer
-from worker.training.types import JobFailure, Prompt
+from worker.training.types import JobFailure, Prompt, in_request
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> int:
@@ -61,12 +61,13 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
     ranks = join(trainer_spec.processes)
     run_log.open_log()
+    report_log = run_log.ReportLog()
 
     write_lock = threading.Lock()  # threads that fetch teacher answers report too
 
     def write_report(report: Report) -> None:
         if ranks.rank == 0 or isinstance(report, Failed):  # other ranks would repeat every step
-            run_log.note_report(report)
+            report_log.note(report)
             with write_lock:
                 reports.write(report.model_dump_json() + "\n")
                 reports.flush()
@@ -80,7 +81,8 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
         stop.wait(SECONDS_TO_END)  # the launcher, which sees the first failure, ends this process
         return PEER_LOST
     except JobFailure as failure:
-        write_report(Failed(code=failure.code, message=str(failure), param=failure.param, rows=failure.rows))
+        param = None if failure.param is None else in_request(failure.param, trainer_spec.spec.method)
+        write_report(Failed(code=failure.code, message=str(failure), param=param, rows=failure.rows))
         return TrainerExit(failure.exit_code)
     except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
         machine_failure = diagnose(error)

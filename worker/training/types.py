@@ -7,6 +7,7 @@ from typing import Any
 from app.core.chat.encoding import Turn
 from app.core.graders.types import Sample
 from app.core.spec.answers import ParsedAnswer
+from app.core.spec.job import MethodType
 from app.core.spec.reports import Source
 from app.core.spec.teacher_answers import Provenance
 
@@ -123,9 +124,17 @@ class JobFailure(Exception):
     def __init__(
         self, exit_code: int, code: str, message: str, param: str | None = None, rows: Collection[int] = ()
     ) -> None:
-        """`rows` are those of `Failed`."""
+        """`param` may leave out the method's name after `method.`; `rows` are those of `Failed`."""
         super().__init__(message)
         self.exit_code = exit_code
         self.code = code
         self.param = param
         self.rows = tuple(sorted(rows))
+
+
+def in_request(param: str, method: MethodType) -> str:
+    """Returns the path of a field in the job's request: `method.grader` of a `gft` job is `method.gft.grader`."""
+    first, _, rest = param.partition(".")
+    if first != "method" or rest.partition(".")[0] in MethodType.__members__:
+        return param
+    return f"method.{method}.{rest}"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.core.spec.reports import TrainerExit
+from app.core.spec.reports import Evaluated, TrainerExit
 from tests.tiny_model import write_rows
 from tests.worker.training.runs import Job
+from worker.training.run_log import ReportLog, open_log
 
 PHASES = (
     r"Attempt 1 of ftjob-test: supervised on tiny",
@@ -38,3 +39,18 @@ def test_log_names_each_phase(tmp_path: Path, chat_directory: Path, capsys: pyte
         found = re.compile(rf"^\d{{4}}-.*Z INFO {phase}", re.MULTILINE).search(text, at)
         assert found, f"{phase} is missing after:\n{text[:at]}\nin:\n{text}"
         at = found.end()
+
+
+def test_result_of_the_same_rows_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Too few held-out rows to split: those that training is watched by report too."""
+    open_log()
+    report_log, evaluated = ReportLog(), Evaluated(step=2, values={"eval/loss": 1.5})
+    report_log.note(evaluated)
+    report_log.note(evaluated.model_copy(update={"is_result": True}))
+    report_log.note(Evaluated(step=2, values={"eval/loss": 1.25}, is_result=True))
+    lines = [line.partition("INFO ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "Evaluation at step 2: loss 1.5",
+        "The evaluation at step 2 is the result: all held-out rows report",
+        "Result at step 2: loss 1.25",
+    ]

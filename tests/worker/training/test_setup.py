@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from app.core.retry import RetryPolicy
 from app.core.spec.graders import EndpointGrader
-from app.core.spec.job import GroupMix
+from app.core.spec.job import GroupMix, MethodType
 from app.core.spec.reports import (
     CheckpointSaved,
     Evaluated,
@@ -39,6 +39,7 @@ from tests.worker.training.runs import (
     trainer_process,
 )
 from worker.training import checkpoints
+from worker.training.types import in_request
 
 METHODS = ("gft", "supervised")
 
@@ -161,7 +162,20 @@ def test_unknown_lora_target_is_bad_config(job: Job) -> None:
     assert code is TrainerExit.bad_config
     [failed] = reports
     assert isinstance(failed, Failed)
-    assert (failed.code, failed.param) == ("invalid_lora", "method.hyperparameters.lora.target_modules")
+    assert (failed.code, failed.param) == ("invalid_lora", "method.gft.hyperparameters.lora.target_modules")
+
+
+@pytest.mark.parametrize(
+    ("param", "shown"),
+    [
+        ("method.grader", "method.dft.grader"),
+        ("method.hyperparameters.lora", "method.dft.hyperparameters.lora"),
+        ("method.gft.teacher", "method.gft.teacher"),
+        ("training_file", "training_file"),
+    ],
+)
+def test_params_have_the_method(param: str, shown: str) -> None:
+    assert in_request(param, MethodType.dft) == shown
 
 
 def test_run_stops_early_without_progress(job: Job) -> None:
