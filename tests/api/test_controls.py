@@ -72,6 +72,13 @@ def test_validation_lists_problems_of_control(client: OpenAI, training_file: str
     assert found["valid"]
 
 
+def test_lint_of_the_job_serves_its_control(client: OpenAI, training_file: str) -> None:
+    """The demonstrations were graded before the job was accepted, so the control trains without waiting for a lint."""
+    graded = supervised(grader=GRADER, demonstrations="graded")
+    job = create(client, training_file, graded, validation_file=training_file, extra_body={"control": "gft"})
+    assert (job.status, job.control["status"]) == ("queued", "queued")
+
+
 def test_control_needs_a_place_in_the_queue(client: OpenAI, server: Server, training_file: str) -> None:
     with server.database.transaction() as session:
         session.get_one(Project, server.project_id).max_queued_jobs = 1

@@ -55,7 +55,8 @@ def create(
     """Create a job in the actor's project, and its control. It is queued at once if nothing is left for its files.
 
     The files must be validated, their rows checked, and no lint must decide. Validate the request first
-    (`submission.validate_request`). `has_signal` means that a lint has already found a group that teaches something.
+    (`submission.validate_request`). `has_signal` means that a lint has already found a group that teaches something,
+    and a demonstration that passes if only those are trained, which is all that the lint of the control would ask.
     Each notice becomes an event. `checks` are those of `row_checks.requests_of`, `control_checks` those of the control.
     `control_of` is the job whose control this one is. After the commit, notify the workers: training if the job is
     queued, otherwise validation; and linting if `job.lint_due`.
@@ -106,6 +107,7 @@ def create(
             validation_file=validation_file,
             test_file=test_file,
             priority=priority,
+            has_signal=has_signal,
             checks=control_checks,
             control_of=job.id,
         )
