@@ -136,7 +136,7 @@ $(VLLM_VENV)/.installed:
 	@touch $@
 
 .PHONY: vllm
-vllm: setup $(VLLM_VENV)/.installed ## Test the gateway against a real vLLM on this CPU (installs 3.5 GB once)
+vllm: setup $(VLLM_VENV)/.installed ## Test inference and rollouts with a real vLLM on this CPU (installs 3.5 GB once)
 	@GROUPTUNE_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/pytest -m vllm -q tests/vllm $(ARGS)
 
 .PHONY: pictures

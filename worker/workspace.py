@@ -102,7 +102,7 @@ class Workspace:
             budget_of=inputs.budget_of,
             threads=settings.trainer_threads,
             processes=self._claim.processes,
-            rollout_url=settings.rollout_url,
+            rollout_urls=settings.rollout_url,
             judge_url=settings.judge_url,
             allowed_private_hosts=settings.allowed_private_hosts,
             **teach(self.path, training),

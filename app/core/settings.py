@@ -153,10 +153,10 @@ class Settings(BaseSettings):
     """The Hugging Face hub, or a server with its API, that exports are pushed to."""
     hub_token: SecretStr | None = None
     """Token for pushes whose request has none. Every project can then push where this token may write."""
-    rollout_url: BaseUrl | None = None
-    """URL of a vLLM server that generates the rollouts (docs/rollouts.md); without it the trainer generates them.
+    rollout_url: Annotated[tuple[BaseUrl, ...], NoDecode] = ()
+    """Base URLs, separated by commas, of the vLLM servers that generate the rollouts together (docs/rollouts.md).
 
-    The trainer reads the key of this server from `GROUPTUNE_ROLLOUT_API_KEY` itself.
+    Without one the trainer generates them. It reads the key of the servers from `GROUPTUNE_ROLLOUT_API_KEY` itself.
     """
 
     serve_url: Annotated[tuple[BaseUrl, ...], NoDecode] = ()
@@ -212,12 +212,12 @@ class Settings(BaseSettings):
             raise ValueError("write 's3://bucket' or 's3://bucket/prefix'")
         return value or None
 
-    @field_validator("serve_url", mode="before")
+    @field_validator("rollout_url", "serve_url", mode="before")
     @classmethod
     def _urls(cls, value: object) -> object:
         return tuple(url.strip() for url in value.split(",") if url.strip()) if isinstance(value, str) else value
 
-    @field_validator("serve_url")
+    @field_validator("rollout_url", "serve_url")
     @classmethod
     def _without_v1(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Return each URL once and without `/v1`: `load_lora_adapter` and `health` need the server's root."""

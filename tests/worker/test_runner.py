@@ -185,14 +185,14 @@ def test_dependency_outage_requeues_the_job(bench: Bench) -> None:
 
 
 def test_rollout_key_is_not_written_to_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GROUPTUNE_ROLLOUT_URL", "http://vllm:8100/v1")
+    monkeypatch.setenv("GROUPTUNE_ROLLOUT_URL", "http://vllm:8100/v1, http://vllm:8101")
     monkeypatch.setenv("GROUPTUNE_ROLLOUT_API_KEY", "s3cr3t")
-    assert Settings().rollout_url == "http://vllm:8100/v1"
+    assert Settings().rollout_url == ("http://vllm:8100", "http://vllm:8101")
     bench.settings = bench.settings.model_copy(update={"rollout_url": Settings().rollout_url})
     assert bench.run("train:1").status == JobStatus.succeeded
     written = (bench.run_dir() / "spec.json").read_text()
     spec = TrainerSpec.model_validate_json(written)
-    assert (spec.rollout_url, spec.attempt) == ("http://vllm:8100/v1", 1)
+    assert (spec.rollout_urls, spec.attempt) == (("http://vllm:8100", "http://vllm:8101"), 1)
     assert "s3cr3t" not in written
 
 

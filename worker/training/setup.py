@@ -233,15 +233,18 @@ def _sampler(
     stop: StopFlag,
     retry_policy: RetryPolicy | None,
 ) -> AbstractContextManager[RolloutEngine]:
-    """Returns the rollout server for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
-    if trainer_spec.rollout_url is None or trainer_spec.spec.group.self_ == 0:
+    """Returns the rollout servers for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
+    if not trainer_spec.rollout_urls or trainer_spec.spec.group.self_ == 0:
         return nullcontext(Sampler(policy, tokenizer.end_ids, tokenizer.pad_id))
+    key, urls = os.environ.get(ROLLOUT_API_KEY), trainer_spec.rollout_urls
+    # Each rank begins with another server: with few prompts a rank does not use all of them.
+    start = ranks.rank % len(urls)
     return serving(
         policy,
         tokenizer.end_ids,
-        VllmClient(trainer_spec.rollout_url, os.environ.get(ROLLOUT_API_KEY), stop, retry_policy=retry_policy),
+        [VllmClient(url, key, stop, retry_policy=retry_policy) for url in urls[start:] + urls[:start]],
         base_name=Path(trainer_spec.base_model_dir).name,
-        # Each rank loads its own adapter on the server, so that no rank waits for another.
+        # Each rank loads its own adapter on the servers, so that no rank waits for another.
         run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",
         directory=run_dir / "rollouts",
     )
@@ -275,7 +278,7 @@ def _policy_loss(spec: JobSpec, *, is_served: bool) -> PolicyLoss:
 def _updater(
     trainer_spec: TrainerSpec, policy: Policy, report: Reporter, ranks: Ranks, pair_loss: PairLoss | None
 ) -> Updater:
-    spec, is_served = trainer_spec.spec, trainer_spec.rollout_url is not None
+    spec, is_served = trainer_spec.spec, bool(trainer_spec.rollout_urls)
 
     def warn(budget: int) -> None:
         report(Message(level="warn", message=f"Out of memory: micro-batches now hold at most {budget} tokens"))

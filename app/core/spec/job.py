@@ -375,8 +375,8 @@ class TrainerSpec(Frozen):
     """CPU threads of each process; 0 uses all cores."""
     processes: int = 1
     """Processes that share each step's groups, one per GPU."""
-    rollout_url: str | None = None
-    """URL of the vLLM server that samples rollouts; None samples them in the trainer."""
+    rollout_urls: tuple[str, ...] = ()
+    """URLs of the vLLM servers that sample rollouts together; without one they are sampled in the trainer."""
     judge_url: str | None = None
     """URL of the server that runs judge models."""
     allowed_private_hosts: tuple[str, ...] = ()

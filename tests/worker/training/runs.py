@@ -69,7 +69,7 @@ class Job:
     base: Path
     method: str = "gft"
     seed: int = 7
-    rollout_url: str | None = None
+    rollout_urls: tuple[str, ...] = ()
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of its `TrainerSpec`."""
     retry_policy: RetryPolicy | None = None
@@ -103,7 +103,7 @@ class Job:
             validation_path=str(held_out),
             resume_from=None if resume_from is None else str(resume_from),
             threads=1,
-            rollout_url=self.rollout_url,
+            rollout_urls=self.rollout_urls,
             **self.trainer,
         )
         (self.run_dir / "spec.json").write_text(spec.model_dump_json(by_alias=True), encoding="utf-8")

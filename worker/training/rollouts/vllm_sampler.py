@@ -1,13 +1,14 @@
-"""The vLLM sampler: the same interface as the in-process sampler, sampling on another GPU.
+"""The vLLM sampler: the same interface as the in-process sampler, sampling on other GPUs.
 
-The server loads the adapter from files, under a new name for every version: under the same name it would reuse the KV
-cache of the previous version. Each prompt is a request of its own, because all prompts of one request share their seed.
+The servers load the adapter from files, under a new name for every version: under the same name they would reuse the
+KV cache of the previous version. Prompts are dealt out to the servers in turn. Each prompt is a request of its own,
+because all prompts of one request share their seed.
 """
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,16 +31,23 @@ _SEEDS: Final = 1 << 53
 
 @contextmanager
 def serving(
-    policy: Policy, end_ids: Collection[int], client: VllmClient, *, base_name: str, run_name: str, directory: Path
+    policy: Policy,
+    end_ids: Collection[int],
+    clients: Sequence[VllmClient],
+    *,
+    base_name: str,
+    run_name: str,
+    directory: Path,
 ) -> Iterator["VllmSampler"]:
-    """Checks the server and yields a sampler. Unloads the sampler's adapters at the end of the block.
+    """Checks the servers and yields a sampler. Unloads the sampler's adapters at the end of the block.
 
-    `run_name` must be unique over jobs, attempts and ranks. The server must see `directory` under the same path. Raises
-    `JobFailure` if the server cannot serve this policy.
+    `run_name` must be unique over jobs, attempts and ranks. The servers must see `directory` under the same path.
+    Raises `JobFailure` if a server cannot serve this policy.
     """
-    with client:
-        _check(policy, client, base_name)
-        sampler = VllmSampler(policy, end_ids, client, base_name=base_name, run_name=run_name, directory=directory)
+    with ExitStack() as connections:
+        for client in clients:
+            _check(policy, connections.enter_context(client), base_name)
+        sampler = VllmSampler(policy, end_ids, clients, base_name=base_name, run_name=run_name, directory=directory)
         try:
             yield sampler
         finally:
@@ -67,7 +75,7 @@ def _check(policy: Policy, client: VllmClient, base_name: str) -> None:
 
 
 class VllmSampler:
-    """Samples completions from the current policy, whose adapter it loads on the server; `unload` unloads it.
+    """Samples completions from the current policy, whose adapter it loads on the servers; `unload` unloads it.
 
     Log p is at the sampling temperature. For greedy completions it is at temperature 1, because vLLM has none for them.
     """
@@ -76,7 +84,7 @@ class VllmSampler:
         self,
         policy: Policy,
         end_ids: Collection[int],
-        client: VllmClient,
+        clients: Sequence[VllmClient],
         *,
         base_name: str,
         run_name: str,
@@ -84,11 +92,11 @@ class VllmSampler:
     ) -> None:
         self.policy = policy
         self.end_ids = frozenset(end_ids)
-        self._client = client
+        self._clients = clients
         self._base_name = base_name
         self._run_name = run_name
         self._directory = directory
-        self._loaded: list[str] = []
+        self._loaded: list[tuple[VllmClient, str]] = []
 
     @property
     def needs_cores(self) -> bool:
@@ -104,7 +112,7 @@ class VllmSampler:
     ) -> list[list[Completion]]:
         """Samples `count` completions for each prompt and returns them in order. Decodes greedily without `random`.
 
-        The same state of `random` gives the same seeds. Raises `JobFailure` if the server fails.
+        The same state of `random` gives the same seeds. Raises `JobFailure` if a server fails.
         """
         if not prompts:
             return []
@@ -114,43 +122,54 @@ class VllmSampler:
             seeds = torch.randint(_SEEDS, (len(prompts),), generator=random).tolist()
 
         def complete(index: int) -> list[Completion]:
-            completions = self._complete(model, count, sampling, prompts[index], seeds[index])
+            client = self._clients[index % len(self._clients)]
+            completions = self._complete(client, model, count, sampling, prompts[index], seeds[index])
             if on_completion is not None:
                 for number, completion in enumerate(completions):
                     on_completion(index, number, completion)
             return completions
 
-        with ThreadPoolExecutor(min(len(prompts), CONCURRENT_REQUESTS), "rollout") as threads:
+        with ThreadPoolExecutor(min(len(prompts), CONCURRENT_REQUESTS * len(self._clients)), "rollout") as threads:
             return list(threads.map(complete, range(len(prompts))))
 
     def _adapter(self) -> str:
-        """Loads the policy's current adapter if needed, and returns its name on the server."""
+        """Loads the policy's current adapter on all servers if needed, and returns its name there."""
         version = "start" if self.policy.is_start else f"v{self.policy.version}"
         name = f"{NAME_PREFIX}{self._run_name}-{version}"
-        if name not in self._loaded:
+        if len([loaded for _, loaded in self._loaded if loaded == name]) < len(self._clients):
             self.unload()
             path = save_adapter(self._directory / name, self.policy, self._base_name)
-            self._loaded.append(name)  # before the request: it may succeed even if its response is lost
-            self._client.load(name, str(path))
+            # Before the requests: one may succeed even if its response is lost.
+            self._loaded = [held for held in self._loaded if held[1] != name]
+            self._loaded += [(client, name) for client in self._clients]
+            with ThreadPoolExecutor(len(self._clients), "adapter") as threads:
+                list(threads.map(lambda client: client.load(name, str(path)), self._clients))
         return name
 
     def unload(self) -> None:
         """Unloads this run's adapters and removes their files. The next call retries what failed."""
-        for name in [name for name in self._loaded if self._client.unload(name)]:
-            self._loaded.remove(name)
+        names = {name for _, name in self._loaded}
+        self._loaded = [(client, name) for client, name in self._loaded if not client.unload(name)]
+        for name in names - {name for _, name in self._loaded}:
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def _complete(
-        self, model: str, count: int, sampling: Sampling, prompt: tuple[int, ...], seed: int | None
+        self,
+        client: VllmClient,
+        model: str,
+        count: int,
+        sampling: Sampling,
+        prompt: tuple[int, ...],
+        seed: int | None,
     ) -> list[Completion]:
-        response = self._client.complete(self._request(model, count, sampling, prompt, seed))
+        response = client.complete(self._request(model, count, sampling, prompt, seed))
         if response.model != model or len(response.choices) != count:
-            raise self._client.unfit(
+            raise client.unfit(
                 f"requested {plural(count, 'completion')} of {model}, it returned {len(response.choices)} of "
                 f"{response.model}"
             )
         choices = sorted(response.choices, key=lambda choice: choice.index)
-        return [self._completion(choice, prompt, sampling.max_tokens) for choice in choices]
+        return [self._completion(client, choice, prompt, sampling.max_tokens) for choice in choices]
 
     def _request(
         self, model: str, count: int, sampling: Sampling, prompt: tuple[int, ...], seed: int | None
@@ -176,18 +195,20 @@ class VllmSampler:
             "frequency_penalty": 0.0,
         }
 
-    def _completion(self, choice: CompletionChoice, prompt: tuple[int, ...], max_tokens: int) -> Completion:
+    def _completion(
+        self, client: VllmClient, choice: CompletionChoice, prompt: tuple[int, ...], max_tokens: int
+    ) -> Completion:
         """Returns the completion with its sampled ids. Raises `JobFailure` if ids or log-probs are incomplete."""
         ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs
         if ids is None:
-            raise self._client.unfit("it returns no token ids; vLLM 0.10.2 or later is required")
+            raise client.unfit("it returns no token ids; vLLM 0.10.2 or later is required")
         if choice.finish_reason not in ("stop", "length"):
-            raise self._client.away(f"a completion ended with '{choice.finish_reason}'")
+            raise client.away(f"a completion ended with '{choice.finish_reason}'")
         end = next((place for place, token in enumerate(ids) if token in self.end_ids), None)
         finished = end is not None
         is_complete = end == len(ids) - 1 if finished else len(ids) == max_tokens
         if not is_complete or len(logprobs) != len(ids) or choice.prompt_token_ids != list(prompt):
-            raise self._client.unfit(
+            raise client.unfit(
                 f"it ended a completion after {len(ids)} of {max_tokens} tokens, with {len(logprobs)} "
                 "log-probabilities, or changed the prompt; start it with --generation-config vllm"
             )

@@ -53,7 +53,7 @@ class Rollouts:
 
     def over(self, url: str, key: str | None = None) -> AbstractContextManager[VllmSampler]:
         client = VllmClient(url, key, retry_policy=self.retry_policy, **self.timeouts)
-        return serving(self.policy, (2,), client, base_name="tiny", run_name="job", directory=self.directory)
+        return serving(self.policy, (2,), [client], base_name="tiny", run_name="job", directory=self.directory)
 
     def sample(self, sampler: VllmSampler) -> list[Completion]:
         [drawn] = sampler.sample([(1, 50)], 2, Sampling(max_tokens=4), generator(0))

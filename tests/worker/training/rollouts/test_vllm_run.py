@@ -33,7 +33,7 @@ def server(base: Path) -> Iterator[VllmServer]:
 
 @pytest.fixture
 def job(base: Path, server: VllmServer, tmp_path: Path) -> Job:
-    return Job(tmp_path / "run", base, rollout_url=server.url)
+    return Job(tmp_path / "run", base, rollout_urls=(server.url,))
 
 
 def names(rank: int, last: int) -> list[str]:
@@ -103,7 +103,7 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        lost = dataclasses.replace(job, rollout_url=url, retry_policy=RetryPolicy(2, longest_wait_seconds=0.01))
+        lost = dataclasses.replace(job, rollout_urls=(url,), retry_policy=RetryPolicy(2, longest_wait_seconds=0.01))
         code, [*_, failed] = lost.run()
         assert code is TrainerExit.dependency_down
         assert isinstance(failed, Failed)

@@ -38,15 +38,15 @@ def policy(chat_policy: Policy) -> Policy:
     return randomise(chat_policy, scale=1.0)
 
 
-def over(server: VllmServer, policy: Policy, directory: Path) -> AbstractContextManager[VllmSampler]:
+def over(*servers: VllmServer, policy: Policy, directory: Path) -> AbstractContextManager[VllmSampler]:
     """A sampler for a block; the tiny tokenizer's end token is 2."""
-    client = VllmClient(server.url, None)
-    return serving(policy, (2,), client, base_name="tiny", run_name="job-a1-r0", directory=directory)
+    clients = [VllmClient(server.url, None) for server in servers]
+    return serving(policy, (2,), clients, base_name="tiny", run_name="job-a1-r0", directory=directory)
 
 
 @pytest.fixture
 def sampler(server: VllmServer, policy: Policy, tmp_path: Path) -> Iterator[VllmSampler]:
-    with over(server, policy, tmp_path) as entered:
+    with over(server, policy=policy, directory=tmp_path) as entered:
         yield entered
 
 
@@ -176,7 +176,7 @@ def test_starting_adapter_has_a_name_of_its_own(
 
 
 def test_failed_run_unloads_its_adapters(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
-    with over(server, policy, tmp_path) as entered:
+    with over(server, policy=policy, directory=tmp_path) as entered:
         draw(entered)
         assert server.adapters
         policy.version = 1
@@ -192,12 +192,12 @@ def test_adapters_of_killed_runs_are_unloaded(server: VllmServer, policy: Policy
         server.adapters[name] = str(save_adapter(tmp_path / name, policy, "tiny")), None
     shutil.rmtree(tmp_path / "grouptune-rollout-killed-v3")
     shutil.rmtree(tmp_path / "of-the-operator")
-    with over(server, policy, tmp_path):
+    with over(server, policy=policy, directory=tmp_path):
         assert list(server.adapters) == ["grouptune-rollout-alive-v0", "of-the-operator"]
 
 
 def test_failed_unload_is_retried_at_the_end(server: VllmServer, policy: Policy, tmp_path: Path) -> None:
-    with over(server, policy, tmp_path) as entered:
+    with over(server, policy=policy, directory=tmp_path) as entered:
         draw(entered)
         policy.version = 1
         server.answers.append((500, "busy"))
@@ -206,9 +206,28 @@ def test_failed_unload_is_retried_at_the_end(server: VllmServer, policy: Policy,
     assert server.adapters == {}
 
 
+def test_servers_take_turns(server: VllmServer, policy: Policy, chat_directory: Path, tmp_path: Path) -> None:
+    with VllmServer(chat_directory) as second:
+        with over(server, policy=policy, directory=tmp_path / "one") as alone:
+            expected = draw(alone)
+        with over(server, second, policy=policy, directory=tmp_path / "two") as both:
+            server.requests.clear()
+            assert draw(both) == expected
+            assert [len(server.requests), len(second.requests)] == [2, 1]
+            policy.version = 1
+            server.answers.append((500, "busy"))  # one of them keeps the old adapter until the end
+            draw(both)
+            assert [len(server.adapters), len(second.adapters)] == [2, 1]
+        assert server.adapters == second.adapters == {}
+        assert list((tmp_path / "two").iterdir()) == []
+
+
 def test_dora_is_rejected(server: VllmServer, chat_directory: Path, tmp_path: Path) -> None:
     dora = load_policy(chat_directory, Lora(r=4, alpha=8, use_dora=True), seed=0)
-    with pytest.raises(JobFailure, match="vLLM serves no DoRA adapters") as caught, over(server, dora, tmp_path):
+    with (
+        pytest.raises(JobFailure, match="vLLM serves no DoRA adapters") as caught,
+        over(server, policy=dora, directory=tmp_path),
+    ):
         pass
     assert caught.value.exit_code == TrainerExit.bad_config
     assert caught.value.param == "method.hyperparameters.lora.use_dora"

@@ -20,6 +20,9 @@ from transformers import AutoModelForCausalLM
 
 Answer = tuple[int, object]
 
+_LOADING = threading.Lock()
+"""transformers loads no two models at once."""
+
 
 @dataclass
 class VllmServer:
@@ -73,8 +76,9 @@ class VllmServer:
         self._thread.join()
 
     def _load(self, adapter: str | None = None) -> Any:
-        model: Any = AutoModelForCausalLM.from_pretrained(self.directory, dtype="auto")
-        return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+        with _LOADING:
+            model: Any = AutoModelForCausalLM.from_pretrained(self.directory, dtype="auto")
+            return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
     def get(self, path: str) -> Answer:
         if path != "/v1/models":
