@@ -68,9 +68,9 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.spec app.core.storage",
         "app.core.evals.tables": "app.core.db",
         # above inference: a run asks models as the gateway does
-        "app.core.evals": "app.core.accounts app.core.chat app.core.egress app.core.errors app.core.evals.tables"
-        " app.core.graders app.core.ids app.core.inference app.core.plurals app.core.settings app.core.spec"
-        " app.core.webhooks",
+        "app.core.evals": "app.core.accounts app.core.chat app.core.deadline app.core.egress app.core.errors"
+        " app.core.evals.tables app.core.graders app.core.ids app.core.inference app.core.plurals"
+        " app.core.settings app.core.spec app.core.webhooks",
         "app.core.tables": "app.core.db app.core.accounts.tables app.core.evals.tables app.core.exports.tables"
         " app.core.files.tables app.core.inference.tables app.core.jobs.tables app.core.models.tables"
         " app.core.teachers.tables app.core.webhooks.tables app.core.workers.tables",
