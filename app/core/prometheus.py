@@ -92,6 +92,8 @@ class Backlog:
 
     jobs: Mapping[str, int]
     """Jobs that are not finished, by status."""
+    wanted_workers: int
+    """Workers that the queued and running jobs take at once."""
     oldest_queued_seconds: float
     """How long the oldest job that could run has waited; 0 without one."""
 
@@ -111,6 +113,11 @@ class _BacklogCollector(Collector):
         for status, count in backlog.jobs.items():
             jobs.add_metric([status], count)
         yield jobs
+        yield GaugeMetricFamily(
+            "grouptune_wanted_workers",
+            "Workers that the queued and running jobs take at once.",
+            value=backlog.wanted_workers,
+        )
         yield GaugeMetricFamily(
             "grouptune_queue_oldest_seconds",
             "How long the oldest job that could run has waited.",

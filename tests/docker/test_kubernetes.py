@@ -166,6 +166,18 @@ def test_model_servers_example_opens_ports_to_named_places() -> None:
         assert all(rule["ports"])
 
 
+def test_many_workers_example_joins_the_training_workers_only() -> None:
+    [policy] = documents(KUBERNETES / "many-workers.example.yaml")
+    workers = {"matchLabels": {"app.kubernetes.io/name": "grouptune-worker-train"}}
+    assert "grouptune-worker-train" in deployments()
+    assert policy["spec"] == {
+        "podSelector": workers,
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": workers}]}],
+        "egress": [{"to": [{"podSelector": workers}]}],
+    }
+
+
 def secrets_of(pod: Manifest) -> set[str]:
     """Return the names of the secrets that a pod can read."""
     [container] = pod["containers"]
@@ -223,6 +235,6 @@ def test_example_checks_the_brokers_certificate() -> None:
 def test_autoscaling_uses_existing_metric() -> None:
     [scaled_object] = documents(KUBERNETES / "autoscaling" / "scaled-object.yaml")
     [trigger] = scaled_object["spec"]["triggers"]
-    assert "grouptune_jobs{" in trigger["metadata"]["query"]
-    assert "`grouptune_jobs`" in (KUBERNETES.parents[1] / "docs" / "observability.md").read_text()
+    assert trigger["metadata"]["query"] == "max(grouptune_wanted_workers)"
+    assert "`grouptune_wanted_workers`" in (KUBERNETES.parents[1] / "docs" / "observability.md").read_text()
     assert scaled_object["spec"]["scaleTargetRef"]["name"] in {manifest["metadata"]["name"] for manifest in manifests()}

@@ -364,14 +364,16 @@ def list_worker_jobs(session: Session, project_id: str, alive_seconds: float) ->
 
 
 def backlog(session: Session) -> Backlog:
-    """Count the unfinished jobs of all projects, by status, and how long the oldest queued job has waited.
+    """Count the unfinished jobs of all projects, the workers that they take, and the longest wait of a queued job.
 
     Times are by the database's clock. Two cheap queries: Prometheus runs them at each scrape.
     """
     live = [status for status in JobStatus if status not in TERMINAL]
-    counted = select(Job.status, func.count()).where(Job.status.in_(live)).group_by(Job.status)
-    counts = dict.fromkeys(map(str, live), 0) | {row[0]: row[1] for row in session.execute(counted)}
+    counted = select(Job.status, func.count(), func.sum(Job.nodes)).where(Job.status.in_(live)).group_by(Job.status)
+    rows = session.execute(counted).all()
+    counts = dict.fromkeys(map(str, live), 0) | {status: count for status, count, _ in rows}
+    wanted = sum(nodes for status, _, nodes in rows if status in (JobStatus.queued, JobStatus.running))
     age = func.extract("epoch", func.now() - func.min(Job.eligible_at))
     is_eligible = (Job.status == JobStatus.queued, Job.eligible_at <= func.now(), ~controls.waits())
     waiting = select(func.coalesce(age, 0)).where(*is_eligible)
-    return Backlog(counts, float(session.scalars(waiting).one()))
+    return Backlog(counts, wanted, float(session.scalars(waiting).one()))

@@ -64,13 +64,15 @@ def test_backlog_metrics(server: Server) -> None:
             make_job(session, server.project_id)
         session.execute(text("UPDATE jobs SET eligible_at = now() - interval '90 s' WHERE status = 'queued'"))
         later = make_job(session, server.project_id)
-        session.execute(text("UPDATE jobs SET eligible_at = now() + interval '1 h' WHERE id = :id"), {"id": later.id})
+        postponed = text("UPDATE jobs SET eligible_at = now() + interval '1 h', nodes = 4 WHERE id = :id")
+        session.execute(postponed, {"id": later.id})
     assert samples(server.url, "grouptune_jobs") == {
         ("validating_files",): 0,
         ("queued",): 3,
         ("running",): 1,
         ("paused",): 0,
     }
+    assert samples(server.url, "grouptune_wanted_workers") == {(): 3 + 4}
     assert samples(server.url, "grouptune_queue_oldest_seconds")[()] == pytest.approx(90, abs=30)
     assert samples(server.url, "grouptune_database_up") == {(): 1}
 
