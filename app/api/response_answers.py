@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from app.api.schemas.responses import CreateResponse
+from app.api.streamed_answer import error_body
 from app.core import ids
 from app.core.chat.answer_stream import AnswerDelta
 from app.core.chat.call_format import Call
+from app.core.errors import GrouptuneError
 from app.core.inference.chat_request import PreparedChat
 from app.core.inference.engine_answers import ChoiceDelta, EngineChunk, EngineCompletion
 from app.core.inference.models import ServedModel
@@ -49,6 +51,14 @@ class ResponseAnswer:
         for choice in chunk.choices:
             self.completion_tokens += len(choice.token_ids)
             yield from self._choice(choice)
+
+    def failure(self, error: GrouptuneError) -> Json:
+        """Return the event of an error that ends the stream.
+
+        OpenAI documents the fields of the event, and its SDK raises an exception for `error`.
+        """
+        named = {"code": error.code, "message": error.message, "param": error.param}
+        return self._event("error", **named, error=error_body(error))
 
     def _choice(self, choice: ChoiceDelta) -> Iterator[Json]:
         if choice.finish_reason is None:
@@ -167,7 +177,7 @@ class ResponseAnswer:
             "text": sent.get("text") or {"format": {"type": "text"}},
             "tool_choice": sent.get("tool_choice", "auto"),
             "tools": sent.get("tools", []),
-            "top_p": self._chat.body["top_p"],
+            "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": None,
             "user": sent.get("user"),

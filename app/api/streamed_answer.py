@@ -1,7 +1,7 @@
 """Server-sent events of an answer that is being generated, in OpenAI's form."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from fastapi import Request
@@ -21,28 +21,40 @@ def event(data: dict[str, Any], name: str | None = None) -> str:
 
 def error_event(error: GrouptuneError) -> str:
     """Return an error as a message: the response has begun, so its status cannot change any more."""
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return event({"error": body})
+    return event({"error": error_body(error)})
 
 
-async def streamed(request: Request, messages: AsyncGenerator[str, None]) -> EventStreamResponse:
+def error_body(error: GrouptuneError) -> dict[str, Any]:
+    """Return OpenAI's object for an error."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+async def streamed(
+    request: Request,
+    messages: AsyncGenerator[str, None],
+    write_error: Callable[[GrouptuneError], str] = error_event,
+) -> EventStreamResponse:
     """Return a response that sends the messages. Waits for the first one, so that an error before it has its status.
+
+    `write_error` returns the message for an error after the first one.
 
     Closes `messages` when the response ends, also if the client hangs up or its key becomes invalid.
     """
     messages = while_allowed(request, messages)
     first = await until_hang_up(request, _first(messages))
-    return EventStreamResponse(_all(first, messages), messages)
+    return EventStreamResponse(_all(first, messages, write_error), messages)
 
 
 async def _first(messages: AsyncGenerator[str, None]) -> str:
     return await anext(messages)
 
 
-async def _all(first: str, messages: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
+async def _all(
+    first: str, messages: AsyncGenerator[str, None], write_error: Callable[[GrouptuneError], str]
+) -> AsyncGenerator[str]:
     yield first
     try:
         async for message in messages:
             yield message
     except GrouptuneError as error:
-        yield error_event(error)
+        yield write_error(error)

@@ -61,7 +61,8 @@ async def create_response(
         usage.add(caller, served.id, chat.prompt_tokens, answer.completion_tokens)
 
     if body.stream:
-        return await streamed(request, _events(engines, served, chat, answer, count))
+        events = _events(engines, served, chat, answer, count)
+        return await streamed(request, events, lambda error: event(answer.failure(error), "error"))
     completion = await until_hang_up(request, _complete(engines, served, chat))
     whole = answer.whole(completion)
     count()

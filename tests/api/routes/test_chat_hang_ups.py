@@ -56,6 +56,26 @@ def test_revoked_key_ends_its_streams(inference: Server) -> None:
     assert is_answered(inference, 30)
 
 
+def test_error_in_a_stream_of_responses_is_typed(inference: Server) -> None:
+    project, key = new_project(inference.database, "to-revoke-too")
+    body = {"model": "tools", "input": "2+2=", "max_output_tokens": LONG_CONTEXT - 2000, "stream": True}
+    body["logit_bias"] = ENDLESS["logit_bias"]
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.stream(
+        "POST", f"{inference.url}/v1/responses", json=body, headers=headers, timeout=60, trust_env=False
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        with inference.database.transaction() as session:
+            held = session.scalars(select(ApiKey).where(ApiKey.project_id == project)).one()
+            api_key_admin.revoke(session, Actor(project), held.id)
+        *_, before, _, name, data, _ = lines
+    error = json.loads(data.removeprefix("data: "))
+    assert (name, error["type"], error["code"]) == ("event: error", "error", "invalid_api_key")
+    assert error["message"] == error["error"]["message"]
+    assert error["sequence_number"] > json.loads(before.removeprefix("data: "))["sequence_number"]
+
+
 def is_answered(server: Server, seconds: float) -> bool:
     body = {"model": "tiny", "messages": QUESTION, "max_tokens": 4}
     headers = {"authorization": f"Bearer {server.api_key}"}
