@@ -31,6 +31,7 @@ _LENGTHS: Final = {
 """Pydantic's errors of a value that is too short or too long, and what is counted."""
 _KINDS: Final = {
     "string_type": "be a string",
+    "string_unicode": "be a string of whole characters, without half a surrogate pair",
     "list_type": "be a list",
     "dict_type": "be an object",
     "model_type": "be an object",
@@ -82,6 +83,8 @@ def _locate(error: Mapping[str, Any], body_type: Any) -> tuple[str, type[BaseMod
     if isinstance(context.get("param"), str):
         return context["param"], None
     place, *steps = error["loc"]
+    if error["type"] == "json_invalid":  # the step is the position in the text
+        return "", None
     if place != "body":
         return ".".join(str(step) for step in steps), None
     path: list[str] = []

@@ -91,6 +91,7 @@ def test_bodies_that_are_no_json_object(http: httpx.Client, content: bytes, kind
     response = http.post("/v1/fine_tuning/jobs", content=content, headers={"content-type": kind})
     assert response.status_code == 400
     assert re.search(message, envelope(response)["message"])
+    assert envelope(response)["param"] is None
 
 
 def test_a_json_body_over_the_cap_is_413(http: httpx.Client) -> None:

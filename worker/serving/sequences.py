@@ -4,13 +4,15 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from worker.serving.errors import RequestError
+from worker.serving.errors import RequestError, invalid
 from worker.serving.text_stream import TextStream
 from worker.serving.wire import CompletionBody
+
+_DEAD_END: Final = "it allows no text, for example because the schema refers to itself only"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Sequence:
 
     def _check_constraint(self) -> None:
         if self.matcher is not None and self.matcher.is_error():  # it has become too complex
-            raise RequestError(400, "constraint_failed", f"The constraint failed: {self.matcher.get_error()}")
+            reason, *_ = self.matcher.get_error().splitlines()  # the others are the state of the parser
+            reason = _DEAD_END if reason == "NoExtensionBias" else reason
+            raise invalid(f"The constraint failed: {reason}.", "structured_outputs", "invalid_structured_output")
 
     def _finish(self) -> str:
         return self._text.finish()

@@ -22,6 +22,7 @@ from app.auth.scopes import needs
 from app.core import ids
 from app.core.accounts.scopes import Scope
 from app.core.chat.tokenizer import ChatTokenizer
+from app.core.inference.chat_request import check_bias
 from app.core.inference.context import room
 from app.core.inference.engine_answers import ChoiceDelta, EngineCompletion
 from app.core.inference.engines import Engines
@@ -91,8 +92,9 @@ async def create_completion(
 
 
 def _prepare(model: LoadedModel, body: CreateCompletion) -> _Work:
-    """Tokenize the prompts. Raises as `read_prompts` and `room`."""
+    """Tokenize the prompts. Raises as `read_prompts`, `check_bias` and `room`."""
     sampling, prompts = body.sampling(), read_prompts(body.prompt, model.tokenizer)
+    check_bias(model.tokenizer, sampling)
     for prompt in prompts:
         room(model.served.base.context_length, len(prompt.ids), sampling.max_tokens, param="prompt")
     return _Work(model.served, model.tokenizer, prompts, sampling, bool(body.echo))
@@ -158,8 +160,8 @@ async def _stream(
     prompt_tokens = completion_tokens = 0
     try:
         for place, prompt in enumerate(work.prompts):
-            prompt_tokens += len(prompt.ids)
             async with engines.stream(work.served, work.body(prompt)) as chunks:
+                prompt_tokens += len(prompt.ids)
                 writer = _StreamWriter(work, prompt, place * work.sampling.n)
                 for opening in writer.echoes():
                     yield event(head | {"choices": [opening]} | extra)
@@ -172,7 +174,8 @@ async def _stream(
             yield event(head | {"choices": [], "usage": _usage(prompt_tokens, completion_tokens)})
         yield DONE
     finally:
-        count(prompt_tokens, completion_tokens)
+        if prompt_tokens:  # none if the engine has refused the request
+            count(prompt_tokens, completion_tokens)
 
 
 class _StreamWriter:

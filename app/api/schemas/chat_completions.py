@@ -16,6 +16,7 @@ from pydantic import (
 
 from app.api.ids import MAX_MODEL_NAME
 from app.api.schemas.openai_fields import problem
+from app.core.inference.characters import check_characters
 from app.core.inference.chat_messages import read_messages
 from app.core.inference.chat_request import ChatQuestion
 from app.core.inference.sampling import Sampling
@@ -205,8 +206,8 @@ class CreateChatCompletion(Frozen):
     """Options of the stream; needs `stream`."""
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
     """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
-    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-    """Samples from the most probable tokens that together have this probability; 1 by default."""
+    top_p: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    """Samples from the most probable tokens that together have this probability; 1 by default, 0 for only one."""
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     """The functions that the model may call."""
     tool_choice: ToolChoice | None = None
@@ -272,7 +273,7 @@ class CreateChatCompletion(Frozen):
             if getattr(self, field) is not None and not getattr(self, needed):
                 raise problem(field, f"'{field}' is only allowed with '{needed}'. Add them, or remove it.")
         for token in self.logit_bias or ():
-            if not token.isdecimal():
+            if not (token.isascii() and token.isdecimal()):
                 raise problem(
                     f"logit_bias.{token}", f"'logit_bias.{token}': its name must be a token id such as '50256'."
                 )
@@ -315,6 +316,7 @@ class CreateChatCompletion(Frozen):
 
     def question(self) -> ChatQuestion:
         """Return what the model is asked. Raises `InvalidRequest` for messages that are not valid."""
+        check_characters(self)
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return ChatQuestion(
             messages=read_messages(self.messages),

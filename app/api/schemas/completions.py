@@ -50,8 +50,8 @@ class CreateCompletion(Frozen):
     ] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    """Samples from the most probable tokens that together have this probability; 1 by default."""
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    """Samples from the most probable tokens that together have this probability; 1 by default, 0 for only one."""
     seed: Annotated[int | None, Field(ge=-(2**63), le=2**63 - 1)] = None
     """Seed of the sampling, for the same completion again."""
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None

@@ -78,8 +78,8 @@ class RunSamplingParams(Frozen):
     max_completion_tokens: Count | None = Field(default=None, description="By default what the context has room for.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Samples from the most probable tokens that together have this probability; 1 by default."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Samples from the most probable tokens that together have this probability; 1 by default, 0 for only one."""
     seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """Seed of the sampling of every row; 42 by default, so that a run can be repeated."""
     reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(

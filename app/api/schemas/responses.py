@@ -17,6 +17,7 @@ from app.api.schemas.chat_completions import (
     TextFormat,
 )
 from app.api.schemas.openai_fields import problem
+from app.core.inference.characters import check_characters
 from app.core.inference.chat_request import ChatQuestion
 from app.core.inference.response_input import read_input
 from app.core.inference.sampling import Sampling
@@ -136,8 +137,8 @@ class CreateResponse(Frozen):
     max_output_tokens: Count | None = Field(default=None, description="By default what the context has room for.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Sampling temperature; 1 by default, and 0 always takes the most probable token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Samples from the most probable tokens that together have this probability; 1 by default."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Samples from the most probable tokens that together have this probability; 1 by default, 0 for only one."""
     text: TextOptions | None = None
     """The form of the answer's text."""
     tools: Annotated[list[ResponseFunction], Field(max_length=MAX_TOOLS)] | None = None
@@ -226,6 +227,7 @@ class CreateResponse(Frozen):
 
     def question(self) -> ChatQuestion:
         """Return what the model is asked. Raises `InvalidRequest` for input that is not valid."""
+        check_characters(self)
         effort = self.reasoning.effort if self.reasoning else None
         return ChatQuestion(
             messages=read_input(self.input, self.instructions),

@@ -2,7 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+_LEAST_TOP_P: Final = 1e-6
+"""Stands for 0, which OpenAI accepts and engines refuse: the most probable token alone."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Sampling:
             "n": self.n,
             "max_tokens": max_tokens,
             "temperature": self.temperature,
-            "top_p": self.top_p,
+            "top_p": max(self.top_p, _LEAST_TOP_P),
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,

@@ -103,6 +103,8 @@ def test_sampling_parameters_reach_the_engine(client: OpenAI) -> None:
     sampled: dict[str, Any] = {"temperature": 1.5, "max_tokens": 12, "top_p": 0.9}
     one, same, other = (ask(client, seed=seed, **sampled).choices[0].message.content for seed in (1, 1, 2))
     assert one == same != other
+    alone = ask(client, temperature=2, top_p=0, max_tokens=12).choices[0].message.content
+    assert alone == ask(client, max_tokens=12).choices[0].message.content
     several = ask(client, n=3, seed=1, **sampled)
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in several.choices}) > 1
@@ -172,6 +174,10 @@ def test_bad_schema_is_refused(client: OpenAI) -> None:
     options = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"x-guidance": {}}}}
     with pytest.raises(BadRequestError, match="has the keyword 'x-guidance'") as refused:
         ask(client, model="tools", response_format=options)
+    assert (refused.value.code, refused.value.param) == ("invalid_structured_output", "response_format")
+    endless = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}
+    with pytest.raises(BadRequestError, match="it allows no text") as refused:
+        ask(client, model="tools", response_format=endless)
     assert (refused.value.code, refused.value.param) == ("invalid_structured_output", "response_format")
 
 
@@ -284,6 +290,7 @@ def test_other_clients_of_the_sdk(inference: Server) -> None:
         ({"logit_bias": {"hello": 1}}, "logit_bias.hello", "invalid_request", "token id"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_request", "100"),
         ({"logit_bias": {"5000": 1}}, "logit_bias.5000", "invalid_request", "no token 5000"),
+        ({"logit_bias": {"\u0663": 1}}, "logit_bias.\u0663", "invalid_request", "token id"),
         ({"tools": [TOOL]}, "tools", "unsupported_parameter", "does not write tools"),
         ({"tool_choice": "auto"}, "tool_choice", "invalid_request", "only allowed with 'tools'"),
         (
@@ -318,6 +325,30 @@ def test_bad_request_names_the_field(
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, param, code)
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "@"}]}]},
+            "messages.0",
+        ),
+        ("chat/completions", {"messages": QUESTION, "tools": [{**OTHER, "note": {"@": 1}}]}, "tools.0.note"),
+        ("responses", {"input": [{"role": "user", "content": "@"}]}, "input.0.content"),
+        ("responses", {"input": "a", "metadata": {"a": "@"}}, "metadata.a"),
+        ("completions", {"prompt": "@"}, "prompt"),
+    ],
+)
+def test_half_a_character_is_refused(inference: Server, path: str, body: dict[str, Any], param: str) -> None:
+    content = json.dumps({"model": "tools", **body}).replace("@", "a\\ud83d")
+    headers = {"authorization": f"Bearer {inference.api_key}", "content-type": "application/json"}
+    response = httpx.post(f"{inference.url}/v1/{path}", content=content, headers=headers, trust_env=False)
+    error = response.json()["error"]
+    assert response.status_code == 400, error
+    assert error["param"].startswith(param)
+    assert "half a surrogate pair" in error["message"]
 
 
 def test_fields_without_effect_are_accepted(inference: Server) -> None:

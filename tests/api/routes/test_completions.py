@@ -1,6 +1,8 @@
 """`/v1/completions` with the official SDK and the embedded engine."""
 
+import json
 import math
+import shutil
 from typing import Any
 
 import httpx
@@ -127,6 +129,7 @@ def test_stop_text_ends_a_completion(client: OpenAI) -> None:
         ({"prompt": "a", "temperature": 3}, "temperature", "invalid_request"),
         ({"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_request"),
         ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias.x", "invalid_request"),
+        ({"prompt": "a", "logit_bias": {"5000": 1}}, "logit_bias.5000", "invalid_request"),
         ({"prompt": "a", "messages": []}, "messages", "invalid_request"),
     ],
 )
@@ -134,6 +137,22 @@ def test_wrong_requests_are_refused(client: OpenAI, body: dict[str, Any], param:
     with pytest.raises(BadRequestError) as caught:
         client.post("/completions", body={"model": "tiny"} | body, cast_to=object)
     assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_refused_stream_is_not_counted(inference: Server, client: OpenAI) -> None:
+    """The engine refuses a token that the tokenizer has, because the weights have none for it."""
+    directory = inference.settings.models_dir / "short"
+    shutil.copytree(inference.settings.models_dir / "tiny", directory)
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
+        with pytest.raises(BadRequestError, match="vocabulary has 50"):
+            client.completions.create(model="short", prompt="z", stream=True)
+    finally:
+        shutil.rmtree(directory)
+    client.completions.create(prompt="ab", **GREEDY)
+    eventually(lambda: used(inference))
+    assert used(inference) == [(1, 2, 8)]
 
 
 def test_unknown_model_is_404(client: OpenAI) -> None:
