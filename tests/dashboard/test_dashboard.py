@@ -309,6 +309,8 @@ def test_read_only_key(page: Page, sign_in: SignIn, client: OpenAI, succeeded: l
     sign_in(page, f"/ui/jobs/{succeeded[0]}", key)
     expect(page.get_by_role("heading", name="short-run")).to_be_visible()
     expect(page.get_by_role("button", name="Clone")).to_have_count(0)
+    page.get_by_role("button", name="More").click()
+    expect(page.get_by_role("link", name="Workers")).to_be_visible()
     expect(page.get_by_role("link", name="API keys")).to_have_count(0)
     page.get_by_role("link", name="Files").click()
     expect(page.get_by_role("heading", name="Files")).to_be_visible()

@@ -26,6 +26,8 @@ AXE: Final = Path(__file__).parents[2] / "app/dashboard/node_modules/axe-core/ax
 BOOTSTRAP: Final = "bootstrap"
 """Name of the key that `grouptune up` makes."""
 WIDE: Final = {"width": 1280, "height": 900}
+NARROWEST_WIDE: Final = {"width": 1200, "height": 900}
+"""From this width up, the header has one row."""
 PHONE: Final = {"width": 390, "height": 844}
 ONE_ROW: Final = 60
 """Greatest height of the header on a wide screen, in pixels."""
@@ -191,8 +193,10 @@ def test_pages_are_accessible(page: Page, root: str, sign_in: SignIn, picture: P
         )
         if page.evaluate(f"{moving}.length"):
             findings.append((path, "animates although reduced motion is requested"))
+        page.set_viewport_size(NARROWEST_WIDE)  # type: ignore[arg-type]
         if page.evaluate(HEADER_HEIGHT) > ONE_ROW:
             findings.append((path, "the header has more than one row"))
+        page.set_viewport_size(WIDE)  # type: ignore[arg-type]
         picture(page, f"{name}-light")
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -222,6 +226,41 @@ def test_usage_names_models_and_keys(page: Page, sign_in: SignIn) -> None:
     expect(table.get_by_role("link", name="tiny", exact=True)).to_have_attribute("href", "/ui/models/tiny")
     page.get_by_label("Group", exact=True).select_option(label="By API key")
     expect(table.get_by_text(BOOTSTRAP, exact=True)).to_be_visible()
+
+
+def test_menu_of_pages_by_keyboard(page: Page, root: str, sign_in: SignIn, picture: Picture) -> None:
+    page.emulate_media(color_scheme="light")
+    sign_in(page)
+    pages = page.get_by_role("navigation", name="Pages")
+    more, webhooks = pages.get_by_role("button", name="More"), pages.get_by_role("link", name="Webhooks")
+    more.focus()
+    page.keyboard.press("Enter")
+    expect(webhooks).to_be_visible()
+    findings = violations(page)
+    picture(page, "menu-light")
+    page.keyboard.press("Tab")
+    expect(pages.get_by_role("link", name="Workers")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(webhooks).to_be_hidden()
+    expect(more).to_be_focused()
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+Tab")  # the focus leaves the menu
+    expect(webhooks).to_be_hidden()
+    more.click()
+    page.get_by_role("heading", name="Jobs", exact=True).click()
+    expect(webhooks).to_be_hidden()
+    more.click()
+    webhooks.click()
+    expect(page).to_have_url(f"{root}/ui/webhooks")
+    expect(webhooks).to_be_hidden()
+    page.get_by_role("button", name="Use dark colours").click()
+    more.click()
+    findings += violations(page, "color-contrast")
+    picture(page, "menu-dark")
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    expect(more).to_be_hidden()
+    expect(webhooks).to_be_visible()
+    assert not findings, "\n".join(map(str, findings))
 
 
 def test_focus_is_visible(page: Page, root: str, sign_in: SignIn, tour: Tour) -> None:

@@ -1,14 +1,14 @@
 import "./theme";
 import "./styles.css";
 import { render } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { ErrorBoundary, LocationProvider, Route, Router } from "preact-iso";
 import { type ApiError, get, post, remove, SESSION, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
+import { PageLinks } from "./components/PageLinks";
 import { Loading } from "./components/primitives";
 import { Playground } from "./playground/Playground";
 import { ROOT, useLocation } from "./root";
-import { NAV_PAGES, type NavPage } from "./routes";
 import { SessionContext, useCan } from "./session";
 import { useShortcuts } from "./shortcuts";
 import { onTheme, theme, toggleTheme } from "./theme";
@@ -91,29 +91,17 @@ function App() {
   );
 }
 
-/** Whether `path` is this page or one of its sub-pages. */
-function isAt(path: string, { to, below }: NavPage): boolean {
-  return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((prefix) => path.startsWith(prefix));
-}
-
 function Shell({ session, problem, leave }: { session: Session; problem: string | undefined; leave: () => void }) {
   const [open, setOpen] = useState<"palette" | "help">();
   const [shade, setShade] = useState(theme());
   useEffect(() => onTheme(() => setShade(theme())), []);
-  const { route, path } = useLocation();
+  const { route } = useLocation();
   const writesJobs = useCan("jobs:write");
-  // On phones the pages are in one line that scrolls.
-  const nav = useRef<HTMLElement>(null);
-  useEffect(() => {
-    const [line, current] = [nav.current, nav.current?.querySelector<HTMLElement>("[aria-current]")];
-    if (line && current) line.scrollLeft = current.offsetLeft - (line.clientWidth - current.offsetWidth) / 2;
-  }, [path]);
   useShortcuts({
     "ctrl-k": () => setOpen("palette"),
     "?": () => setOpen("help"),
     n: () => writesJobs && route("/ui/new"),
   });
-  const pages = NAV_PAGES.filter(({ scope }) => session.scopes?.includes(scope));
   return (
     <>
       <a class="skip" href="#main">
@@ -123,13 +111,7 @@ function Shell({ session, problem, leave }: { session: Session; problem: string 
         <a class="brand" href="/ui/">
           <img src="/ui/icon.svg" alt="" width="24" height="24" /> Grouptune
         </a>
-        <nav ref={nav} aria-label="Pages">
-          {pages.map((page) => (
-            <a key={page.to} href={page.to} aria-current={isAt(path, page) ? "page" : undefined}>
-              {page.name}
-            </a>
-          ))}
-        </nav>
+        <PageLinks scopes={session.scopes ?? []} />
         <div class="tools">
           <span class="project" title="Your key's project">
             {session.project}

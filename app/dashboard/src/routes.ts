@@ -6,6 +6,8 @@ export interface NavPage {
   scope: string;
   /** Path prefixes of its sub-pages; by default its own path. */
   below?: string[];
+  /** Whether wide screens list it in the menu "More", so that the header keeps one row. */
+  isInMenu?: boolean;
 }
 
 export const NAV_PAGES: NavPage[] = [
@@ -15,8 +17,13 @@ export const NAV_PAGES: NavPage[] = [
   { name: "Evals", to: "/ui/evals", scope: "jobs:read" },
   { name: "Playground", to: "/ui/playground", scope: "inference" },
   { name: "Usage", to: "/ui/usage", scope: "models:read" },
-  { name: "Workers", to: "/ui/workers", scope: "jobs:read" },
-  { name: "Webhooks", to: "/ui/webhooks", scope: "webhooks:read" },
-  { name: "API keys", to: "/ui/keys", scope: "admin" },
-  { name: "Audit log", to: "/ui/audit", scope: "admin" },
+  { name: "Workers", to: "/ui/workers", scope: "jobs:read", isInMenu: true },
+  { name: "Webhooks", to: "/ui/webhooks", scope: "webhooks:read", isInMenu: true },
+  { name: "API keys", to: "/ui/keys", scope: "admin", isInMenu: true },
+  { name: "Audit log", to: "/ui/audit", scope: "admin", isInMenu: true },
 ];
+
+/** Whether `path` is this page or one of its sub-pages. */
+export function isAt(path: string, { to, below }: NavPage): boolean {
+  return (path === "/ui" ? "/ui/" : path) === to || (below ?? [to]).some((prefix) => path.startsWith(prefix));
+}
