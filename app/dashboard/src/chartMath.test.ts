@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { bounds, smooth, valueAt } from "./chartMath";
+import { bounds, smooth, tickLabels, valueAt } from "./chartMath";
 
 describe("smooth", () => {
   it("starts at the first value and keeps gaps", () => {
@@ -15,6 +15,14 @@ describe("an axis", () => {
     expect(bounds(5, 5)).toEqual([4.5, 5.5]);
     expect(bounds(0.998, 1, true)).toEqual([-0.02, 1.02]);
     for (const [low, high] of [bounds(0, 0), bounds(null, null)]) expect(low).toBeLessThan(high);
+  });
+});
+
+describe("labels of ticks", () => {
+  it("have as many digits as tell them apart", () => {
+    expect(tickLabels([0, 1e-5, 2e-5, null])).toEqual(["0", "1.0e-5", "2.0e-5", ""]);
+    expect(tickLabels([1e-5, 1.02e-5, 1.04e-5])).toEqual(["1.00e-5", "1.02e-5", "1.04e-5"]);
+    expect(tickLabels([0, 0.5, 1_000])).toEqual(["0", "0.5", "1,000"]);
   });
 });
 

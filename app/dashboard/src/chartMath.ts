@@ -35,3 +35,23 @@ export function bounds(low: number | null, high: number | null, isShare = false)
 export function canBeLogarithmic(lines: { values: (number | null)[] }[]): boolean {
   return lines.every(({ values }) => values.every((value) => value === null || value > 0));
 }
+
+/** Digits of a label, from the fewest that are tried to the most that fit. */
+const DIGITS = { least: 1, most: 6 };
+
+/** Returns the labels of an axis, with as many digits as tell them apart; uPlot passes null for a tick without a label. */
+export function tickLabels(ticks: (number | null)[]): string[] {
+  const shown = ticks.filter((value) => value !== null);
+  let labels: string[] = [];
+  for (let digits = DIGITS.least; digits <= DIGITS.most; digits += 1) {
+    labels = ticks.map((value) => (value === null ? "" : tickLabel(value, digits)));
+    if (new Set(labels.filter(Boolean)).size === new Set(shown).size) break;
+  }
+  return labels;
+}
+
+function tickLabel(value: number, digits: number): string {
+  const size = Math.abs(value);
+  if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits);
+  return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 });
+}

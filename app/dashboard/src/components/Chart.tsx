@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { bounds, canBeLogarithmic, smooth, valueAt } from "../chartMath";
+import { bounds, canBeLogarithmic, smooth, tickLabels, valueAt } from "../chartMath";
 import { number, plural } from "../format";
 import { onTheme, theme, token } from "../theme";
 import { drawLine, drawMarks } from "./chartDrawing";
@@ -69,12 +69,6 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4,
 const FONT = "11px system-ui, sans-serif";
 
 const isSparse = (values: (number | null)[]): boolean => values.filter((value) => value !== null).length <= SPARSE;
-/** The text of a tick; uPlot passes null for a tick without space for a text. */
-const tick = (value: number | null): string => {
-  if (value === null) return "";
-  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return number(value);
-  return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 });
-};
 
 export function Chart(props: ChartProps) {
   const { title, hint, unit, steps, lines, markers = [], smoothing, isVisible, zoom, choices } = props;
@@ -226,8 +220,8 @@ function optionsOf(current: { current: Current }, width: number, setAt: (at: num
       },
     },
     axes: [
-      { ...axis, size: 28, incrs: WHOLE, values: (_, ticks) => ticks.map(tick) },
-      { ...axis, size: 54, values: (_, ticks) => ticks.map(tick) },
+      { ...axis, size: 28, incrs: WHOLE, values: (_, ticks) => tickLabels(ticks) },
+      { ...axis, size: 54, values: (_, ticks) => tickLabels(ticks) },
     ],
     series: [{}, ...lines.map((_, index) => series(index, false)), ...lines.map((_, index) => series(index, true))],
     hooks: {
