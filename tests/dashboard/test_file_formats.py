@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.core.files.test_formats import jsonl
 from tests.dashboard.test_dashboard import Picture, SignIn
+from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
 NO_ANSWER = "No row has an answer to learn from."
@@ -130,3 +131,18 @@ def test_file_without_conversion(page: Page, sign_in: SignIn, tmp_path: Path, co
     upload(page, path)
     expect(page.locator(".findings.bad")).to_contain_text(cause)
     expect(page.get_by_role("region", name="Conversion")).to_have_count(0)
+
+
+def test_equal_file_is_not_uploaded_again(page: Page, sign_in: SignIn, client: OpenAI, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "first.jsonl", 7, start=123)
+    sign_in(page, "/ui/files")
+    page.get_by_label("Choose a file").set_input_files(path)
+    expect(page.get_by_role("heading", name="first.jsonl")).to_be_visible()
+    page.get_by_role("link", name="Files", exact=True).first.click()
+    page.get_by_label("Choose a file").set_input_files(path.rename(tmp_path / "second.jsonl"))
+    notice = page.get_by_role("status").filter(has_text="second.jsonl is already uploaded as first.jsonl")
+    expect(notice).to_be_visible()
+    stored = [file.filename for file in client.files.list() if file.filename in ("first.jsonl", "second.jsonl")]
+    assert stored == ["first.jsonl"]
+    notice.get_by_role("link").click()
+    expect(page.get_by_role("heading", name="first.jsonl")).to_be_visible()

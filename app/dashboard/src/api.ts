@@ -74,22 +74,3 @@ export async function all<T>(path: string, limit = 100): Promise<T[]> {
   } while (after);
   return items;
 }
-
-/** Uploads a file; calls `progress` with the share that is sent, from 0 to 1. */
-export function upload<T>(file: File, progress: (share: number) => void): Promise<T> {
-  const form = new FormData();
-  form.set("purpose", "fine-tune");
-  form.set("file", file);
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", `${ROOT}/v1/files`);
-    request.responseType = "json";
-    request.upload.onprogress = (event) => progress(event.loaded / event.total);
-    request.onload = () => {
-      if (request.status < 300) resolve(request.response as T);
-      else failure(new Response(JSON.stringify(request.response), { status: request.status })).then(reject);
-    };
-    request.onerror = () => reject(new ApiError("The upload was interrupted. Try again.", 0, null, null));
-    request.send(form);
-  });
-}

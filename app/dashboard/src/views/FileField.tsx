@@ -1,13 +1,14 @@
 // Chooses a validated file, or uploads one and chooses it as soon as it is valid.
 
 import { useState } from "preact/hooks";
-import { type ApiError, get, upload } from "../api";
+import { type ApiError, get } from "../api";
 import { Field } from "../components/FormFields";
 import { ErrorNotice } from "../components/primitives";
 import { percent } from "../format";
 import { useFileValidation } from "../liveData";
 import { useCan } from "../session";
 import type { FileObject } from "../types";
+import { type Purpose, upload } from "../uploads";
 import { ACCEPTED } from "./Files";
 
 export function FileField(props: {
@@ -21,6 +22,8 @@ export function FileField(props: {
   none?: string;
   /** Path of the file's id in the request. */
   path: string;
+  /** Purpose of files that are uploaded here; jobs need `fine-tune`, the default. */
+  purpose?: Purpose;
 }) {
   const writes = useCan("files:write");
   return (
@@ -40,17 +43,20 @@ export function FileField(props: {
               </option>
             ))}
           </select>
-          {writes && <UploadHere id={props.id} set={props.set} reload={props.reload} />}
+          {writes && (
+            <UploadHere id={props.id} set={props.set} reload={props.reload} purpose={props.purpose ?? "fine-tune"} />
+          )}
         </>
       )}
     </Field>
   );
 }
 
-function UploadHere(props: { id: string; set: (id: string) => void; reload: () => void }) {
+function UploadHere(props: { id: string; set: (id: string) => void; reload: () => void; purpose: Purpose }) {
   const [share, setShare] = useState<number>();
   const [error, setError] = useState<ApiError>();
   const [file, setFile] = useState<FileObject>();
+  const [stored, setStored] = useState<string>();
   const settle = (id: string) =>
     get<FileObject>(`/v1/files/${id}`).then((validated) => {
       const isValid = validated.status === "processed";
@@ -63,9 +69,14 @@ function UploadHere(props: { id: string; set: (id: string) => void; reload: () =
   const send = (chosen: File | undefined) => {
     if (!chosen) return;
     setError(undefined);
+    setStored(undefined);
     setShare(0);
-    upload<FileObject>(chosen, setShare)
-      .then(setFile, setError)
+    upload(chosen, setShare, props.purpose)
+      .then(({ file: found, isStored }) => {
+        if (isStored) setStored(`${chosen.name} is already uploaded as ${found.filename}, which is used.`);
+        if (found.status === "uploaded") setFile(found);
+        else void settle(found.id);
+      }, setError)
       .finally(() => setShare(undefined));
   };
   const input = `${props.id}-upload`;
@@ -78,11 +89,12 @@ function UploadHere(props: { id: string; set: (id: string) => void; reload: () =
         id={input}
         class="hidden"
         type="file"
-        accept={ACCEPTED}
+        accept={props.purpose === "evals" ? ".jsonl,application/jsonl" : ACCEPTED}
         aria-label={`Upload a file for ${props.id}`}
         onChange={(event) => send(event.currentTarget.files?.[0])}
       />{" "}
-      <span class="soft">JSONL or Parquet</span>{" "}
+      <span class="soft">{props.purpose === "evals" ? "JSONL" : "JSONL or Parquet"}</span>{" "}
+      {stored && <span role="status">{stored}</span>}
       {share !== undefined && <span role="status">Uploading {percent(share)}</span>}
       {file?.status === "uploaded" && <span role="status">Validating {file.filename} …</span>}
       {file?.status === "error" && (

@@ -1,7 +1,7 @@
 // The project's data files and the result files of jobs.
 
 import { useRef, useState } from "preact/hooks";
-import { type ApiError, remove, upload } from "../api";
+import { type ApiError, remove } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { EmptyState, ErrorNotice, Loading, Meter, RelativeTime, useTitle } from "../components/primitives";
 import { Cell, ColumnHeader, VirtualTable } from "../components/VirtualTable";
@@ -10,6 +10,7 @@ import { useFileValidation, useGet } from "../liveData";
 import { useLocation } from "../root";
 import { useCan } from "../session";
 import type { FileObject, Page } from "../types";
+import { upload } from "../uploads";
 import { FileBadge } from "./FileState";
 
 const ROW = 48;
@@ -126,14 +127,19 @@ function Upload() {
   const [share, setShare] = useState<number>();
   const [error, setError] = useState<ApiError>();
   const [over, setOver] = useState(false);
+  const [stored, setStored] = useState<{ name: string; file: FileObject }>();
   const input = useRef<HTMLInputElement>(null);
   const { route } = useLocation();
   const send = (file: File | undefined) => {
     if (!file) return;
     setError(undefined);
+    setStored(undefined);
     setShare(0);
-    upload<FileObject>(file, setShare)
-      .then((created) => route(`/ui/files/${created.id}`), setError)
+    upload(file, setShare)
+      .then((found) => {
+        if (found.isStored) setStored({ name: file.name, file: found.file });
+        else route(`/ui/files/${found.file.id}`);
+      }, setError)
       .finally(() => setShare(undefined));
   };
   return (
@@ -172,6 +178,15 @@ function Upload() {
         <span role="status">
           Uploading {percent(share)} <Meter share={share} label={`Uploaded ${percent(share)}`} />
         </span>
+      )}
+      {stored && (
+        <p class="notice" role="status">
+          {stored.name} is already uploaded as{" "}
+          <a href={`/ui/files/${stored.file.id}`}>
+            {stored.file.filename} ({stored.file.id})
+          </a>
+          , with the same content. It was not uploaded again.
+        </p>
       )}
       {error && <ErrorNotice error={error} />}
     </div>

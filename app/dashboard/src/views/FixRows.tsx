@@ -1,12 +1,13 @@
 // Editor for the invalid lines of a file; uploads the corrected file as a new file.
 
 import { useState } from "preact/hooks";
-import { type ApiError, upload } from "../api";
+import type { ApiError } from "../api";
 import { ErrorNotice } from "../components/primitives";
 import { applyChanges, type FileLines, rowProblem } from "../dataFile";
 import { plural } from "../format";
 import { useLocation } from "../root";
-import type { FileObject, Finding } from "../types";
+import type { Finding } from "../types";
+import { upload } from "../uploads";
 
 interface Props {
   findings: Finding[];
@@ -31,8 +32,8 @@ export function FixRows({ findings, count, read, writes, filename }: Props) {
     if (!read) return;
     setBusy(true);
     setError(undefined);
-    upload<FileObject>(new File([applyChanges(read.lines, changes)], filename), () => undefined)
-      .then((created) => route(`/ui/files/${created.id}`), setError)
+    upload(new File([applyChanges(read.lines, changes)], filename), () => undefined)
+      .then(({ file }) => route(`/ui/files/${file.id}`), setError)
       .finally(() => setBusy(false));
   };
   return (

@@ -2,8 +2,9 @@
 
 import heldOut from "../../../../examples/arithmetic.heldout.jsonl?url";
 import training from "../../../../examples/arithmetic.train.jsonl?url";
-import { failure, get, JOBS, post, query, upload } from "../api";
+import { failure, get, JOBS, post, query } from "../api";
 import type { FileObject, Job, Page } from "../types";
+import { upload } from "../uploads";
 
 /** The smallest model of the catalogue. */
 export const SMALL_MODEL = "smollm2-135m-instruct";
@@ -49,7 +50,7 @@ async function ensureFile({ name, url, sha256 }: SampleFile): Promise<string> {
   if (known) return known.id;
   const content = await fetch(url);
   if (!content.ok) throw await failure(content);
-  return (await upload<FileObject>(new File([await content.blob()], name), () => undefined)).id;
+  return (await upload(new File([await content.blob()], name), () => undefined)).file.id;
 }
 
 /** Creates the sample job; it starts when the server has validated the files. */
