@@ -1,4 +1,5 @@
 // An answer token by token, coloured by the probability of each token.
+import { tokenTexts } from "./answers";
 import type { TokenLogprob } from "./chatStream";
 
 /** Lower bounds of the bands, from the most probable; what is below belongs to the last band. */
@@ -11,11 +12,12 @@ const band = (probability: number): number => {
 const percent = (logprob: number): string => `${(Math.exp(logprob) * 100).toPrecision(3)} %`;
 
 export function Tokens({ tokens }: { tokens: TokenLogprob[] }) {
+  const texts = tokenTexts(tokens);
   return (
     <div class="text">
       {tokens.map((token, index) => (
         <span key={index} class={`p${band(Math.exp(token.logprob))}`} title={description(token)}>
-          {token.token}
+          {texts[index]}
         </span>
       ))}
     </div>

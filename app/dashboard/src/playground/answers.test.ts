@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { addChunk, asMessage, newAnswer, tokensPerSecond } from "./answers";
+import { addChunk, asMessage, newAnswer, tokensPerSecond, tokenTexts } from "./answers";
 import { splitEvents } from "./chatStream";
 
 describe("splitEvents", () => {
@@ -8,6 +8,16 @@ describe("splitEvents", () => {
     expect(events).toEqual(['{"a":1}', "[DONE]"]);
     expect(rest).toBe('data: {"b');
     expect(splitEvents(`${rest}":2}\n\n`).events).toEqual(['{"b":2}']);
+  });
+});
+
+describe("tokenTexts", () => {
+  it("joins the parts of a character", () => {
+    const part = (...bytes: number[]) => ({ token: "\ufffd", bytes, logprob: 0 });
+    expect(tokenTexts([part(104), part(0xf0, 0x9f), part(0x99, 0x82), part(105)])).toEqual(["h", "", "🙂", "i"]);
+    expect(tokenTexts([part(104), part(0xf0, 0x9f)])).toEqual(["h", "\ufffd"]);
+    expect(tokenTexts([{ token: "old", logprob: 0 }])).toEqual(["old"]);
+    expect(tokenTexts([])).toEqual([]);
   });
 });
 

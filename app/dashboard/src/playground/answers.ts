@@ -79,6 +79,16 @@ export function asMessage(choice: Choice): ChatMessage {
   };
 }
 
+/** Returns the text that each token adds: a character of several tokens is the text of the last one. */
+export function tokenTexts(tokens: TokenLogprob[]): string[] {
+  const decoder = new TextDecoder();
+  const texts = tokens.map(({ token, bytes }) =>
+    bytes ? decoder.decode(new Uint8Array(bytes), { stream: true }) : token,
+  );
+  const cut = decoder.decode();
+  return cut ? [...texts.slice(0, -1), `${texts.at(-1) ?? ""}${cut}`] : texts;
+}
+
 /** Returns the tokens per second after the first one; undefined for fewer than two tokens. */
 export function tokensPerSecond({ completionTokens, firstTokenAt, endedAt, choices }: Answer): number | undefined {
   const later = (completionTokens ?? 0) - choices.length;

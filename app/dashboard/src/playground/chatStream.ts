@@ -17,6 +17,8 @@ export interface ChatMessage {
 
 export interface TokenLogprob {
   token: string;
+  /** In UTF-8; a token may be a part of a character. */
+  bytes?: number[] | null;
   logprob: number;
   top_logprobs?: { token: string; logprob: number }[];
 }

@@ -9,6 +9,7 @@ describe("toolsProblem", () => {
     expect(toolsProblem("{}")).toContain("must be a list");
     expect(toolsProblem('[{"name": "x"}]')).toContain("Tool 1 must be");
     expect(toolsProblem(JSON.stringify([tool("ok", {}), tool("not ok", {})]))).toContain("Tool 2 needs a `name`");
+    expect(toolsProblem(JSON.stringify([tool("not.ok", {})]))).toContain("letters, digits, _ and -");
     expect(toolsProblem(JSON.stringify([tool("add", [])]))).toContain("`parameters` of add");
   });
 });

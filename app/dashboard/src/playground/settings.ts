@@ -56,8 +56,8 @@ export function toolsProblem(text: string): string | undefined {
   for (const [index, tool] of tools.entries()) {
     const { type, function: declared } = (tool ?? {}) as { type?: unknown; function?: Record<string, unknown> };
     if (type !== "function" || !declared) return `Tool ${index + 1} must be {"type": "function", "function": {...}}.`;
-    if (typeof declared.name !== "string" || !/^[A-Za-z0-9_.-]{1,64}$/.test(declared.name))
-      return `Tool ${index + 1} needs a \`name\` of letters, digits, _ . and -.`;
+    if (typeof declared.name !== "string" || !/^[A-Za-z0-9_-]{1,64}$/.test(declared.name))
+      return `Tool ${index + 1} needs a \`name\` of letters, digits, _ and -.`;
     const { parameters } = declared;
     if (
       parameters !== undefined &&
