@@ -19,6 +19,7 @@ from app.core.inference import usage
 from app.local.stack import Stack
 from tests.api.jobs import broken_at_17, gft
 from tests.dashboard.test_dashboard import Picture, SignIn
+from tests.evals import CLOSE, EXACT, answered, content, create_eval
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
@@ -67,6 +68,9 @@ class Tour:
     failed: str
     file: str
     broken: str
+    evaluation: str
+    runs: tuple[str, str]
+    """Runs of the eval: with errors, and another one."""
 
     def pages(self) -> dict[str, str]:
         """Returns the path of each page by the name of its screenshot."""
@@ -87,6 +91,12 @@ class Tour:
             "new-job": f"/ui/new?training_file={self.file}",
             "models": "/ui/models",
             "model": f"/ui/models/{quote(self.model, safe='')}",
+            "evals": "/ui/evals",
+            "eval": f"/ui/evals/{self.evaluation}",
+            "eval-run": f"/ui/evals/{self.evaluation}/runs/{self.runs[0]}",
+            "eval-comparison": f"/ui/evals/{self.evaluation}/compare?run={self.runs[1]}&baseline={self.runs[0]}",
+            "new-eval": f"/ui/evals/new?file={self.file}",
+            "new-eval-run": f"/ui/evals/{self.evaluation}/run",
             "playground": f"/ui/playground?model=tiny&model={quote(self.model, safe='')}&job={self.job}&row=2",
             "usage": "/ui/usage",
             "workers": "/ui/workers",
@@ -132,9 +142,30 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
             )
         ]
         eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
+        evaluation, runs = compared_runs(client)
         add_usage(stack)
         model = client.fine_tuning.jobs.retrieve(jobs[0]).fine_tuned_model or ""
-        yield Tour(jobs[0], model, jobs[1], file, broken)
+        yield Tour(jobs[0], model, jobs[1], file, broken, evaluation, runs)
+
+
+def compared_runs(client: OpenAI) -> tuple[str, tuple[str, str]]:
+    """Run an eval on two sets of stored answers, one of which has an answer that cannot be graded; return the ids."""
+    half = {
+        "type": "python",
+        "name": "half",
+        "source": "def grade(sample, item):\n    return 1 / len(sample['output_text'])",
+    }
+    created = create_eval(client, EXACT, CLOSE, half, name="Sums of two numbers")
+    runs = [
+        client.evals.runs.create(
+            created.id, name=name, data_source={"type": "jsonl", "source": content(answered(answers))}
+        ).id
+        for name, answers in (("before", ["0", "1", "4", "", "9"]), ("after", ["0", "2", "4", "6", "9"]))
+    ]
+    eventually(
+        lambda: all(client.evals.runs.retrieve(run, eval_id=created.id).status == "completed" for run in runs), 60.0
+    )
+    return created.id, (runs[0], runs[1])
 
 
 def add_usage(stack: Stack) -> None:

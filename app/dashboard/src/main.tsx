@@ -26,6 +26,7 @@ import { JobPage } from "./views/JobPage";
 import { Jobs } from "./views/Jobs";
 import { ModelPage } from "./views/ModelPage";
 import { Models } from "./views/Models";
+import { NewEval, NewEvalRun } from "./views/NewEval";
 import { NewJob } from "./views/NewJob";
 import { NotFound } from "./views/NotFound";
 import { SignIn } from "./views/SignIn";
@@ -157,7 +158,9 @@ function Shell({ session, problem, leave }: { session: Session; problem: string 
             <Route path={`${ROOT}/ui/usage`} component={Usage} />
             <Route path={`${ROOT}/ui/models/:id*`} component={ModelPage} />
             <Route path={`${ROOT}/ui/evals`} component={Evals} />
+            <Route path={`${ROOT}/ui/evals/new`} component={NewEval} />
             <Route path={`${ROOT}/ui/evals/:id`} component={EvalPage} />
+            <Route path={`${ROOT}/ui/evals/:id/run`} component={NewEvalRun} />
             <Route path={`${ROOT}/ui/evals/:id/compare`} component={EvalComparison} />
             <Route path={`${ROOT}/ui/evals/:id/runs/:run`} component={EvalRunPage} />
             <Route path={`${ROOT}/ui/playground`} component={Playground} />

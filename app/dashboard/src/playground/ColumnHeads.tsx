@@ -1,5 +1,6 @@
 // The models of the columns: chosen, added, removed.
-import { isBase, modelPage, modelTitle } from "../modelNames";
+import { ModelSelect } from "../components/ModelSelect";
+import { modelPage, modelTitle } from "../modelNames";
 import type { Model } from "../types";
 
 export const MAX_COLUMNS = 4;
@@ -63,41 +64,4 @@ function nextModel(free: Model[], models: Model[], columns: string[]): string {
   );
   const related = free.find((model) => bases.has(model.base_model ?? model.id));
   return (related ?? (free[0] as Model)).id;
-}
-
-interface SelectProps {
-  label: string;
-  value: string;
-  models: Model[];
-  taken: string[];
-  set: (model: string) => void;
-}
-
-function ModelSelect({ label, value, models, taken, set }: SelectProps) {
-  const groups: [string, Model[]][] = [
-    ["Base models", models.filter(isBase)],
-    ["Trained models", models.filter((model) => !isBase(model) && model.step === null)],
-    ["Checkpoints", models.filter((model) => !isBase(model) && model.step !== null)],
-  ];
-  const aliases = models.flatMap((model) => (isBase(model) ? [] : model.aliases));
-  const isListed = models.some((model) => model.id === value) || aliases.includes(value);
-  const option = (id: string, text: string) => (
-    <option key={id} value={id} disabled={id !== value && taken.includes(id)}>
-      {text}
-    </option>
-  );
-  return (
-    <select aria-label={label} title={value} value={value} onChange={(event) => set(event.currentTarget.value)}>
-      {!isListed && option(value, value)}
-      {groups.map(
-        ([title, members]) =>
-          members.length > 0 && (
-            <optgroup key={title} label={title}>
-              {members.map((model) => option(model.id, modelTitle(model.id)))}
-            </optgroup>
-          ),
-      )}
-      {aliases.length > 0 && <optgroup label="Aliases">{aliases.map((alias) => option(alias, `★ ${alias}`))}</optgroup>}
-    </select>
-  );
 }

@@ -76,14 +76,21 @@ function EvalView({ id }: { id: string }) {
       </DataTable>
       <div class="row between">
         <h2>Runs</h2>
-        <button
-          type="button"
-          disabled={!baseline}
-          title="Choose two completed runs"
-          onClick={() => route(`/ui/evals/${id}/compare?run=${run}&baseline=${baseline}`)}
-        >
-          Compare two runs
-        </button>
+        <div class="row">
+          <button
+            type="button"
+            disabled={!baseline}
+            title="Choose two completed runs"
+            onClick={() => route(`/ui/evals/${id}/compare?run=${run}&baseline=${baseline}`)}
+          >
+            Compare two runs
+          </button>
+          {writes && (
+            <a class="button" href={`/ui/evals/${id}/run`}>
+              New run
+            </a>
+          )}
+        </div>
       </div>
       {runs.error && <ErrorNotice error={runs.error} retry={runs.reload} />}
       {runs.value && !list.length && (

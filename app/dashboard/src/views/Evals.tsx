@@ -3,6 +3,7 @@ import { DataTable } from "../components/DataTable";
 import { CodeBlock, EmptyState, ErrorNotice, Loading, RelativeTime, useTitle } from "../components/primitives";
 import { EVALS } from "../evalResults";
 import { useGet } from "../liveData";
+import { useCan } from "../session";
 import type { EvalObject, Page } from "../types";
 
 const LIMIT = 100;
@@ -12,6 +13,7 @@ grouptune evals run eval_... held_out.jsonl --model smollm2-135m-instruct`;
 
 export function Evals() {
   const { value, error, reload } = useGet<Page<EvalObject>>(`${EVALS}?order=desc&limit=${LIMIT}`);
+  const writes = useCan("jobs:write");
   useTitle("Evals");
   if (error && !value) return <ErrorNotice error={error} retry={reload} />;
   if (!value) return <Loading what="the evals" />;
@@ -19,9 +21,16 @@ export function Evals() {
     <>
       <div class="title">
         <h1>Evals</h1>
-        <button type="button" onClick={reload}>
-          Refresh
-        </button>
+        <div class="row">
+          <button type="button" onClick={reload}>
+            Refresh
+          </button>
+          {writes && (
+            <a class="button primary" href="/ui/evals/new">
+              New eval
+            </a>
+          )}
+        </div>
       </div>
       {value.data.length ? (
         <>
@@ -43,9 +52,13 @@ export function Evals() {
       ) : (
         <EmptyState title="No evals yet">
           <p>
-            An eval grades the answers of models to the rows of a file, and compares two models row by row. Create one
-            with <code>client.evals</code> of the OpenAI SDK, or on the command line. See{" "}
-            <a href="/docs/evals.html">Evals</a> in the documentation.
+            An eval grades the answers of models to the rows of a file, and compares two models row by row: is the
+            trained model better than its base, and on which rows? It needs a file with held-out rows, one or more
+            graders as criteria, and the models that answer.
+          </p>
+          <p>
+            Create one {writes ? "here" : "with a key that may write"}, with <code>client.evals</code> of the OpenAI
+            SDK, or on the command line. See <a href="/docs/evals.html">Evals</a> in the documentation.
           </p>
           <CodeBlock title="Command line" text={EXAMPLE} />
         </EmptyState>

@@ -1,5 +1,6 @@
 // A grader: a form, the same as JSON, the suggestion for the file, and what it pays for the answers in the file.
-import { useId } from "preact/hooks";
+import { useEffect, useId, useState } from "preact/hooks";
+import { get } from "../api";
 import { Field, Marked } from "../components/FormFields";
 import { useGet } from "../liveData";
 import type { Schemas } from "../schemaFields";
@@ -21,13 +22,33 @@ interface Props {
   suggested?: SuggestedGrader | undefined;
   /** False while the server has not accepted the grader; without it, only the JSON is checked. */
   isValid?: boolean;
+  /** Name of the group of inputs. */
+  legend?: string;
 }
 
 export function useSchemas(): Schemas | undefined {
   return useGet<{ components: { schemas: Schemas } }>("/openapi.json").value?.components.schemas;
 }
 
-export function GraderField({ value, set, file, fields, problem, path, suggested, isValid = true }: Props) {
+/** The grader that the server suggests for a file; undefined in `suggested` if it cannot. */
+export function useSuggestedGrader(file: string): { of: string; suggested: SuggestedGrader | undefined } | undefined {
+  const [suggestion, setSuggestion] = useState<{ of: string; suggested: SuggestedGrader | undefined }>();
+  useEffect(() => {
+    if (!file) return;
+    let current = true;
+    get<SuggestedGrader>(`/v1/files/${file}/suggested_grader`).then(
+      (suggested) => current && setSuggestion({ of: file, suggested }),
+      () => current && setSuggestion({ of: file, suggested: undefined }),
+    );
+    return () => {
+      current = false;
+    };
+  }, [file]);
+  return suggestion;
+}
+
+export function GraderField(props: Props) {
+  const { value, set, file, fields, problem, path, suggested, isValid = true, legend = "Grader" } = props;
   const id = useId();
   const schemas = useSchemas();
   const grader = readGrader(value);
@@ -38,7 +59,7 @@ export function GraderField({ value, set, file, fields, problem, path, suggested
   };
   return (
     <fieldset class="grader">
-      <legend>Grader</legend>
+      <legend>{legend}</legend>
       <div class="row between">
         {suggested && file ? <Suggested {...{ suggested, value, set }} /> : <span />}
         <select aria-label="Grader template" value="" onChange={start}>

@@ -11,14 +11,14 @@ import { useGet } from "../liveData";
 import { ROOT, useLocation } from "../root";
 import { jobFields, type SchemaField } from "../schemaFields";
 import { useCan } from "../session";
-import type { FileObject, FileReport, Job, Model, Page, SuggestedGrader } from "../types";
+import type { FileObject, FileReport, Job, Model, Page } from "../types";
 import { uniqueFiles } from "../uniqueFiles";
 import { AdvancedSettings, JobSetting } from "./AdvancedSettings";
 import { BaseModelField } from "./BaseModelField";
 import { Estimate } from "./Estimate";
 import { FileField } from "./FileField";
 import { NoAnswers } from "./FileState";
-import { GraderField, useSchemas } from "./GraderField";
+import { GraderField, useSchemas, useSuggestedGrader } from "./GraderField";
 import { gradableFields, graderText, readGrader } from "./graderTemplates";
 import { OtherProblems, useValidation, ValidationResult } from "./JobValidation";
 import {
@@ -69,7 +69,7 @@ function NewJobForm() {
   const [sending, setSending] = useState(false);
   const [attempt, setAttempt] = useState(0);
   const report = useGet<FileReport>(form.training_file ? `/v1/files/${form.training_file}/report` : null);
-  const suggestion = useSuggestion(form.training_file);
+  const suggestion = useSuggestedGrader(form.training_file);
   useEffect(() => {
     if (address.from)
       get<Job>(`${JOBS}/${address.from}`).then((job) => {
@@ -359,21 +359,4 @@ function DemonstrationsField(props: { isGroup: boolean; isOn: boolean; set: (isO
 function GroupProblem({ path }: { path: string }) {
   const problem = useProblem(path);
   return problem ? <p class="problem">✕ {problem}</p> : null;
-}
-
-/** The grader that the server suggests for a file; undefined in `suggested` if it cannot. */
-function useSuggestion(file: string): { of: string; suggested: SuggestedGrader | undefined } | undefined {
-  const [suggestion, setSuggestion] = useState<{ of: string; suggested: SuggestedGrader | undefined }>();
-  useEffect(() => {
-    if (!file) return;
-    let current = true;
-    get<SuggestedGrader>(`/v1/files/${file}/suggested_grader`).then(
-      (suggested) => current && setSuggestion({ of: file, suggested }),
-      () => current && setSuggestion({ of: file, suggested: undefined }),
-    );
-    return () => {
-      current = false;
-    };
-  }, [file]);
-  return suggestion;
 }
