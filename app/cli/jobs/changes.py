@@ -41,7 +41,10 @@ def delete(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete finished jobs with their checkpoints and metrics."""
+    """Delete finished jobs with their checkpoints and metrics.
+
+    A job whose model still exists is deleted only with --models, or after the model.
+    """
     with connect(state_dir) as client:
         job_ids = find_jobs(client, job_ids)
         confirm("Delete", job_ids, "job", partial(_describe, client, models), is_confirmed=yes)
@@ -49,7 +52,12 @@ def delete(
         def remove(job_id: str) -> Json:
             if models:
                 _delete_model(client, job_id)
-            answer = client.delete(f"/fine_tuning/jobs/{job_id}")
+            try:
+                answer = client.delete(f"/fine_tuning/jobs/{job_id}")
+            except ApiError as error:
+                if not models and error.code == "job_in_use" and _model_of(client, job_id) is not None:
+                    note("Add --models to delete the models of the jobs, too.")
+                raise
             note(f"{job_id} is deleted.")
             return answer
 
@@ -66,9 +74,14 @@ def _describe(client: Client, with_model: bool, job_id: str) -> str | None:
     return "  ".join(filter(None, (name_of(job), job["status"], model)))
 
 
+def _model_of(client: Client, job_id: str) -> str | None:
+    name: str | None = client.get(f"/fine_tuning/jobs/{job_id}")["fine_tuned_model"]
+    return name
+
+
 def _delete_model(client: Client, job_id: str) -> None:
     """Delete the model that the job published, unless that has been done."""
-    name = client.get(f"/fine_tuning/jobs/{job_id}")["fine_tuned_model"]
+    name = _model_of(client, job_id)
     if name is None:
         return
     try:

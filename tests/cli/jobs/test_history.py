@@ -52,6 +52,7 @@ def test_compare_and_delete(grouptune: Run, succeeded_job: str, job_file: Callab
     refused = grouptune("jobs", "delete", job_id)
     assert refused.returncode == ExitCode.error
     assert "Delete that model first" in refused.stderr
+    assert refused.stderr.startswith("Add --models to delete the models of the jobs, too.\n")
     deleted = grouptune("jobs", "delete", job_id, "--models", "--yes")
     assert (deleted.returncode, deleted.stdout) == (ExitCode.ok, f"{job_id}\n"), deleted.stderr
     assert deleted.stderr == f"{model} is deleted.\n{job_id} is deleted.\n"
