@@ -33,10 +33,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+OUTCOMES: Final = frozenset({"diverged", "no_contrast", "no_demonstration_passes", "no_usable_rows", "nothing_learned"})
+"""Codes of failed jobs that say something about the method. All others are failures of the installation."""
+
+
 class EvidenceError(GrouptuneError):
-    """A run could not be completed."""
+    """A run could not be completed. The next start of the benchmark performs it again."""
 
     code = "evidence_failed"
+
+
+class MethodFailed(EvidenceError):
+    """The method itself has no result on these rows, however often it runs."""
+
+    code = "method_failed"
 
 
 @dataclass
@@ -83,8 +93,10 @@ class Service:
             pass
         job = self.client.get(f"/fine_tuning/jobs/{created.id}")
         if job["status"] != "succeeded":
-            reason = (job["error"] or {}).get("message", f"its status is {job['status']}")
-            raise EvidenceError(f"Job {job['id']} did not succeed: {reason}")
+            error = job["error"] or {}
+            reason = error.get("message", f"its status is {job['status']}")
+            kind = MethodFailed if error.get("code") in OUTCOMES else EvidenceError
+            raise kind(f"Job {job['id']} did not succeed: {reason}")
         return job | {"metrics": self.client.get(f"/fine_tuning/jobs/{created.id}/metrics", points=1500)["series"]}
 
     def remove(self, job: dict[str, Any]) -> None:

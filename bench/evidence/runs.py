@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from app.core.spec.job import MethodType
-from bench.evidence.api import EvidenceError, Service
+from bench.evidence.api import MethodFailed, Service
 from bench.evidence.cost import Tokens, job_tokens
 from bench.evidence.methods import BASE, BATCH, HELD_OUT_IN_JOB, METHODS, Preparation
 from bench.evidence.scenarios import (
@@ -70,7 +70,10 @@ class Run:
 
 
 def perform(run: Run, service: Service) -> dict[str, Any]:
-    """Return the result of a run. A job that fails is a result too: `failed` says why."""
+    """Return the result of a run. A method that fails has a result too: `failed` says why.
+
+    Raises `EvidenceError` if something other than the method failed, so that no result is stored.
+    """
     began = time.monotonic()
     scenario = SCENARIOS[run.scenario]
     split = scenario.make(run.seed, run.prompts)
@@ -78,7 +81,7 @@ def perform(run: Run, service: Service) -> dict[str, Any]:
     with ExitStack() as jobs:
         try:
             trained = _train(run, service, split, jobs)
-        except EvidenceError as error:
+        except MethodFailed as error:
             return described | {"failed": str(error)}
         measured = _measure(service, trained.model, scenario, split, run.rows)
     return (
@@ -110,7 +113,7 @@ def _train(run: Run, service: Service, split: Split, jobs: ExitStack) -> _Traine
     for stage, rate, steps in zip(method.stages, run.rates, _shares(run.steps, len(method.stages)), strict=True):
         rows = stage.prepare(split.train, use)
         if not rows:
-            raise EvidenceError("no row is left to train on")
+            raise MethodFailed("no row is left to train on")
         files = service.upload(rows), service.upload(split.validation[:HELD_OUT_IN_JOB])
         body = stage.body(scenario, model=done.model, files=files, seed=run.seed, rate=rate, steps=steps)
         job = service.train(body)

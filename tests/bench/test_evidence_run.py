@@ -1,6 +1,7 @@
 """Runs of the evidence, through the API of a running installation."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.evidence.api import EvidenceError, Service
 from bench.evidence.results import Results, about
 from bench.evidence.runs import Run, perform
 from bench.evidence.scenarios import MATH
+from tests.waiting import eventually
 
 ROWS = 3
 
@@ -56,6 +58,23 @@ def test_failed_job_is_a_result(service: Service) -> None:
     )
     assert "None of the 1 step changed the model" in grpo["failed"]
     assert rejection["failed"] == "no row is left to train on"
+
+
+def test_cancelled_job_is_no_result(service: Service) -> None:
+    """The failure says nothing about the method, so the next start of the benchmark performs the run again."""
+    with ThreadPoolExecutor(1) as pool:
+        known = {job.id for job in service.sdk.fine_tuning.jobs.list()}
+        performed = pool.submit(perform, Run("clean", "sft", 1, (1e-3,), 1, prompts=4, rows=ROWS), service)
+        new: list[str] = []
+
+        def has_started() -> bool:
+            new.extend(job.id for job in service.sdk.fine_tuning.jobs.list(limit=1) if job.id not in known)
+            return bool(new)
+
+        eventually(has_started)
+        service.sdk.fine_tuning.jobs.cancel(new[0])
+        with pytest.raises(EvidenceError, match="its status is cancelled"):
+            performed.result()
 
 
 def test_answer_that_cannot_be_graded_is_an_error(service: Service) -> None:
