@@ -16,7 +16,7 @@ import structlog
 
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, LostLease
-from app.core.jobs import leases
+from app.core.jobs import leases, members
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import StopRequest
 from app.core.settings import Settings
@@ -85,8 +85,9 @@ class LeaseKeeper:
                 self._control.request(request)
 
     def _heartbeat(self) -> StopRequest | None:
+        renew = members.heartbeat if self._claim.node else leases.heartbeat
         with self._database.transaction() as session:
-            return leases.heartbeat(session, self._claim, self._settings.lease_seconds)
+            return renew(session, self._claim, self._settings.lease_seconds)
 
     def _poll(self) -> StopRequest | None:
         with self._database.reading() as session:

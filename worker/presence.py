@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Final
 
@@ -39,6 +40,19 @@ def name() -> str:
 def own_hardware() -> Hardware:
     """Return this worker's hardware; detected once, because detection takes a moment and the result does not change."""
     return hardware.detect(settings.load())
+
+
+@lru_cache(maxsize=1)
+def own_kind() -> str | None:
+    """Return this worker's version, PyTorch build and device; None without PyTorch.
+
+    Processes of different builds cannot be relied on to form one process group.
+    """
+    try:
+        builds = ", ".join(f"{package} {metadata.version(package)}" for package in ("grouptune", "torch"))
+    except metadata.PackageNotFoundError:
+        return None
+    return f"{builds}, {own_hardware().accelerator or 'CPU'}"
 
 
 def installed_trackers(allowed: Sequence[str]) -> list[str]:
@@ -103,6 +117,7 @@ class Presence:
                             slots=slots,
                             hardware=detected,
                             trackers=trackers,
+                            kind=own_kind(),
                         )
                 except DatabaseUnavailable:
                     log.warning("presence.database_unavailable")

@@ -21,27 +21,26 @@ from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, InvalidRequest, LostLease
 from app.core.estimates.estimate import PlannedJob
 from app.core.files.uploads import ReceivedFile
-from app.core.jobs import attempts, controls, estimation, outcomes, queries, results
+from app.core.jobs import attempts, estimation, outcomes, queries, results
 from app.core.jobs.journal import Journal, JournalEntry
 from app.core.jobs.leases import Claim
+from app.core.jobs.members import Member
 from app.core.jobs.state_machine import AttemptOutcome, StopRequest
-from app.core.models import registry
-from app.core.models.adapters import starting_point
 from app.core.prometheus import ATTEMPTS, LEASE_LOSSES
 from app.core.settings import Settings
-from app.core.spec.demonstrations import GradedDemonstrations
-from app.core.spec.reports import Finished, Message, TrainerExit
-from app.core.spec.subprocess_environment import DOWNLOAD_ENVIRONMENT, TRAINER_ENVIRONMENT
+from app.core.spec.reports import Failed, Finished, Message, TrainerExit
+from app.core.spec.subprocess_environment import RENDEZVOUS, TRAINER_ENVIRONMENT
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
 from worker.child_process import ChildProcess, describe_exit, log_tail
+from worker.gang import Gang, MemberEnded
 from worker.lease import LeaseKeeper
 from worker.log_shipper import LogShipper
+from worker.preparation import DependencyDown, Preparation
 from worker.presence import own_hardware
 from worker.process_control import Drain, ProcessControl
 from worker.redaction import Redactor
 from worker.report_writer import ReportWriter, TrainerOutcome, retry_until_available
-from worker.teacher_setup import TeacherSetup
 from worker.tracker_processes import TrackerProcesses
 from worker.workspace import Inputs, Workspace
 
@@ -59,15 +58,6 @@ FATAL: Final = {
 """Exit codes after which another attempt would fail too, with the error code to use if the trainer reported none."""
 BROKEN: Final = frozenset({AttemptOutcome.failed, AttemptOutcome.crashed, AttemptOutcome.lost_lease})
 """Outcomes that a trace shows as errors."""
-
-
-class _DependencyDown(Exception):
-    """Something that the attempt needs is unavailable; a later attempt may succeed."""
-
-    def __init__(self, reason: str, rows: Collection[int] = ()) -> None:
-        """`rows` are those of `Failed`."""
-        super().__init__(reason)
-        self.rows = rows
 
 
 class Runner:
@@ -100,9 +90,12 @@ class Runner:
         self._trackers: TrackerProcesses | None = None
         self.gpu_is_broken = False
         """Set by `run`: whether this worker should take no more jobs."""
-        self._teacher: TeacherSetup | None = None
+        self._preparation = Preparation(
+            database, settings, claim, self._control, self._workspace, self._redactor, self._report
+        )
+        self._gang = Gang(database, claim, settings, self._control) if claim.nodes > 1 else None
         self._planned_job: PlannedJob | None = None
-        self._hardware = own_hardware().giving(claim.processes)
+        self._hardware = own_hardware().giving(claim.processes * claim.nodes)
 
     def run(self) -> None:
         """Run the attempt to its end. Failures of the job become its outcome; they are not raised."""
@@ -149,9 +142,10 @@ class Runner:
             with LogShipper(self._database, self._claim, self._control, self._workspace.log, self._redactor):
                 with self._tracer.span("attempt.prepare"):
                     base_model = self._prepare()
-                if self._control.reason is None:
+                environment = self._meet() if self._control.reason is None else None
+                if environment is not None:
                     with self._tracer.span("attempt.train"):
-                        ended = self._train()
+                        ended = self._train(environment)
                 else:
                     ended = None
             if ended is None:
@@ -165,9 +159,9 @@ class Runner:
             code_name = error.code or "bad_config"
             message, param = error.message, error.param
             self._write(lambda s: outcomes.fail(s, self._claim, code_name, message, param))
-        except _DependencyDown as error:
-            self._wait(str(error), error.rows)
-        except StorageUnavailable as error:
+        except MemberEnded as error:
+            self._conclude_for(error.member)
+        except (DependencyDown, StorageUnavailable) as error:
             self._wait(str(error))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -191,27 +185,9 @@ class Runner:
 
     def _prepare(self) -> str:
         """Fill the workspace; return the base model's canonical name."""
-        inputs = retry_until_available(self._control, self._inputs)
-        model = registry.resolve(inputs.base_model, self._settings.models_dir)
-        if not model.is_pulled:
-            self._pull(model.name)
-        teacher = self._teacher = retry_until_available(
-            self._control, lambda: TeacherSetup.of(self._database, self._claim, self._settings)
-        )
-        if teacher is not None and teacher.api_key is not None:
-            self._redactor.add(teacher.api_key)
-        if teacher is None:
-            damaged = self._workspace.fill(inputs, model.directory, self._settings)
-        else:
-            base = teacher.place.base_model
-            if base is not None and not base.is_pulled:
-                self._pull(base.name)
-            fill = partial(teacher.fill, retry=partial(retry_until_available, self._control))
-            damaged = self._workspace.fill(inputs, model.directory, self._settings, fill)
-        for sentence in damaged:
-            self._report(Message(level="warn", message=sentence))
-        self._estimate(model.name, inputs)
-        return model.name
+        base_model, inputs = self._preparation.run()
+        self._estimate(base_model, inputs)
+        return base_model
 
     def _estimate(self, base_model: str, inputs: Inputs) -> None:
         """Estimate the job on this machine, to predict its end and to calibrate later estimates."""
@@ -224,47 +200,21 @@ class Runner:
         if planned is not None:
             self._write(lambda s: estimation.store_for_worker(s, self._claim, planned, self._hardware))
 
-    def _pull(self, name: str) -> None:
-        self._report(Message(message=f"Downloading base model {name}"))
-        models_dir = str(self._settings.models_dir)
-        argv = (sys.executable, "-m", "worker.base_models", "pull", name, "--models-dir", models_dir)
-        child = ChildProcess(argv, self._workspace.log, environment=DOWNLOAD_ENVIRONMENT.select(os.environ))
-        with self._control.running(child):
-            for line in child.lines():
-                log.info("base_model.pulled", directory=line.decode(errors="replace").strip())
-            code = child.wait()
-        self._control.check()
-        if code != 0 and self._control.reason is None:
-            tail = self._log_tail().strip().rpartition("\n")[2]
-            raise _DependencyDown(f"The base model {name} could not be downloaded ({tail})")
+    def _meet(self) -> dict[str, str] | None:
+        """Return the variables of the trainer that depend on other workers; None after a stop request."""
+        if self._gang is None:
+            return {}
+        endpoint = self._gang.gather(self._workspace.resume_step)
+        return None if endpoint is None else {RENDEZVOUS: endpoint}
 
-    def _inputs(self) -> Inputs:
-        project, validation, test = self._claim.project_id, self._claim.validation_file, self._claim.test_file
-        with self._database.transaction() as session:
-            base, adapter = starting_point(session, project, self._claim.spec.model, self._settings.models_dir)
-            job = queries.get_job(session, project, self._claim.job_id)
-            return Inputs(
-                base,
-                None if adapter is None else adapter.blob,
-                queries.job_file(session, project, self._claim.training_file, "training_file"),
-                queries.job_file(session, project, validation, "validation_file") if validation else None,
-                queries.job_file(session, project, test, "test_file") if test else None,
-                tuple(queries.latest_checkpoints(session, self._claim.job_id)),
-                job.rows or {},
-                None if job.demonstrations is None else GradedDemonstrations.model_validate(job.demonstrations),
-                tuple(job.rejected_lines or ()),
-                estimation.passing_share(job) if self._claim.spec.grades_demonstrations else None,
-                controls.budget_of(session, job),
-            )
-
-    def _train(self) -> tuple[int, TrainerOutcome]:
+    def _train(self, environment: dict[str, str]) -> tuple[int, TrainerOutcome]:
         trackers = self._trackers = TrackerProcesses(self._claim, self._settings, self._workspace.path, self._complain)
         writer = ReportWriter(self._journal, self._store, self._claim, self._control, trackers.offer)
         # Started by this thread, which outlives the trainer: the kernel kills it when the creating thread ends.
         argv = (*self._trainer_command, str(self._workspace.path))
-        environment = TRAINER_ENVIRONMENT.select(os.environ) | (self._teacher.environment if self._teacher else {})
-        child = ChildProcess(argv, self._workspace.log, environment=environment)
-        with self._control.running(child):
+        variables = TRAINER_ENVIRONMENT.select(os.environ) | self._preparation.teacher_environment | environment
+        child = ChildProcess(argv, self._workspace.log, environment=variables)
+        with self._control.running(child), self._gang.watching(child) if self._gang else contextlib.nullcontext():
             reader = threading.Thread(
                 target=contextvars.copy_context().run,
                 args=(writer.read, child),
@@ -283,21 +233,44 @@ class Runner:
             self._stopped(reason)
         elif code == TrainerExit.succeeded and outcome.finished is not None:
             self._succeed(outcome.finished, base_model)
-        elif code in FATAL:
-            self._fail(TrainerExit(code), outcome)
+        elif self._gang is not None and reason is None and code not in (*FATAL, TrainerExit.stopped):
+            self._conclude_gang(self._gang, code, outcome)
+        else:
+            self._conclude_failure(code, outcome, "The trainer", self._log_tail())
+
+    def _conclude_gang(self, gang: Gang, code: int, outcome: TrainerOutcome) -> None:
+        """End the attempt for the worker that made the trainers fail: another one, if this one lost a connection."""
+        is_victim = code < 0 or code == TrainerExit.peer_lost  # this runner kills a trainer that waits for a member
+        member = gang.failed_member() if is_victim else None
+        if member is not None:
+            self._conclude_for(member)
+        else:
+            self._conclude_failure(code, outcome, "The trainer", self._log_tail())
+
+    def _conclude_for(self, member: Member) -> None:
+        """End the attempt as the trainer of a member ended."""
+        end = member.end
+        if end is not None:
+            who = f"The trainer of worker {member.worker}"
+            self._conclude_failure(end.exit_code, TrainerOutcome(failed=end.failed), who, end.log_tail)
+
+    def _conclude_failure(self, code: int, outcome: TrainerOutcome, who: str, tail: str) -> None:
+        reason = self._control.reason
+        if code in FATAL:
+            self._fail(TrainerExit(code), outcome, tail)
         elif reason is not None or code == TrainerExit.stopped:
             self._stopped(reason or StopRequest.drain)
         elif code == TrainerExit.dependency_down:
-            if outcome.failed is None:
-                raise _DependencyDown("A dependency of the job is unavailable")
-            raise _DependencyDown(outcome.failed.message, outcome.failed.rows)
+            failed = outcome.failed or Failed(code="", message="A dependency of the job is unavailable")
+            self._wait(failed.message, failed.rows)
         elif code == TrainerExit.gpu_fault:
-            self.gpu_is_broken = True
+            self.gpu_is_broken = who == "The trainer"
             fault = outcome.failed.message if outcome.failed else "The GPU is broken"
-            self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, self._log_tail()))
+            self._write(lambda s: outcomes.gpu_fault(s, self._claim, fault, tail))
         else:
-            sentence = f"The trainer {describe_exit(code)}"
-            self._write(lambda s: outcomes.crash(s, self._claim, sentence, self._log_tail()))
+            is_alone = code == TrainerExit.peer_lost and self._gang is not None
+            sentence = f"{who} lost its connection to another worker" if is_alone else f"{who} {describe_exit(code)}"
+            self._write(lambda s: outcomes.crash(s, self._claim, sentence, tail))
 
     def _succeed(self, finished: Finished, base_model: str) -> None:
         blob = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/adapter"
@@ -316,10 +289,10 @@ class Runner:
         stored = self._store.write(blob, results.csv_chunks(metrics))
         return ReceivedFile(file_id, blob, stored.bytes, stored.sha256)
 
-    def _fail(self, code: TrainerExit, outcome: TrainerOutcome) -> None:
+    def _fail(self, code: TrainerExit, outcome: TrainerOutcome, tail: str) -> None:
         failed = outcome.failed
         name = failed.code if failed else FATAL[code]
-        message = failed.message if failed else f"The trainer failed without an error report.\n{self._log_tail()}"
+        message = failed.message if failed else f"The trainer failed without an error report.\n{tail}"
         self._write(lambda s: outcomes.fail(s, self._claim, name, message, failed.param if failed else None))
 
     def _stopped(self, reason: StopRequest) -> None:

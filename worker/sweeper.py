@@ -11,7 +11,7 @@ from app.core.db import Database
 from app.core.evals import claims as eval_claims
 from app.core.exports import claims as export_claims
 from app.core.files import validation_claims
-from app.core.jobs import leases, lifecycle, lint_queue, preemption, queries, row_checks
+from app.core.jobs import gangs, leases, lifecycle, lint_queue, preemption, queries, row_checks
 from app.core.models import pulls
 from app.core.prometheus import LEASE_LOSSES
 from app.core.settings import Settings
@@ -31,6 +31,7 @@ def sweep(database: Database, app: Celery, settings: Settings) -> None:
     expire_leases(database)
     with database.transaction() as session:
         presence.forget_lost(session)
+        gangs.forget(session)
     with database.transaction() as session:
         limits = (settings.max_running_jobs, settings.max_gpu_hours)
         if preempted := preemption.make_room(session, settings.sweep_seconds, *limits):

@@ -3,7 +3,7 @@
 import threading
 import time
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import structlog
@@ -26,8 +26,8 @@ from app.core.db import Database
 from app.core.egress.client import Egress
 from app.core.egress.ip_policy import PrivateHosts
 from app.core.errors import BadSetup, DatabaseUnavailable
-from app.core.jobs import leases, queries
-from app.core.jobs.leases import Claim
+from app.core.jobs import gangs, leases, queries
+from app.core.jobs.leases import Claim, Claimer
 from app.core.prometheus import GPU_QUARANTINED
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -46,7 +46,9 @@ from worker import (
     webhook_sender,
 )
 from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
+from worker.idle_wait import IdleWait
 from worker.maintenance import expiry, orphaned_blobs
+from worker.member_runner import MemberRunner
 from worker.runner import Runner
 from worker.schedule import Schedule, Sweep
 from worker.workspace import remove_leftovers
@@ -99,22 +101,37 @@ def _notify_webhooks() -> None:
         notify_webhooks(url)
 
 
-def _claim() -> Claim | None:
-    """Claim the best job; notify other workers if more jobs are queued, because this slot is busy from now on."""
+def _claim() -> tuple[Claim | None, float]:
+    """Claim the best job, or wait for the other workers of a job that needs several.
+
+    Return the claim and a monotonic time before which its lease did not begin. Other workers are notified if more jobs
+    are queued, because this slot is busy from now on.
+    """
+    settings, hardware, kind = _settings(), presence.own_hardware(), presence.own_kind()
+    slot = None if kind is None else gangs.new_slot(presence.name(), kind)
+    claim_best: Claimer = partial(
+        leases.claim,
+        worker=presence.name(),
+        lease_seconds=settings.lease_seconds,
+        max_running_jobs=settings.max_running_jobs,
+        max_gpu_hours=settings.max_gpu_hours,
+        hardware=hardware,
+        slot=slot,
+    )
+    claimed_at = time.monotonic()
     with _database().transaction() as session:
-        settings = _settings()
-        claim = leases.claim(
-            session,
-            presence.name(),
-            settings.lease_seconds,
-            settings.max_running_jobs,
-            max_gpu_hours=settings.max_gpu_hours,
-            hardware=presence.own_hardware(),
-        )
+        claim = claim_best(session)
+        waits = claim is None and slot is not None and gangs.is_awaited(session, hardware.gpus)
         more = queries.any_queued(session)
-    if claim is not None and more:
+    if more and (claim is not None or waits):
         _notify_training()
-    return claim
+    if slot is None or not waits:
+        return claim, claimed_at
+    wait = IdleWait(_database(), slot, hardware.gpus, claim_best)
+    claim = wait.run(DRAIN, lambda: not PRESENCE.takes_jobs)
+    if claim is not None:
+        _notify_training()
+    return claim, wait.claimed_at
 
 
 def _quarantine(hostname: str) -> None:
@@ -132,16 +149,16 @@ def run_next(self: Task) -> None:
     """Claim the best queued job and run an attempt of it."""
     if DRAIN.begun or not PRESENCE.takes_jobs:
         return
-    claimed_at = time.monotonic()
     try:
         remove_leftovers(_database(), _settings().runs_dir)
-        claim = _claim()
+        claim, claimed_at = _claim()
     except DatabaseUnavailable:
         log.warning("train.database_unavailable")
         return
     if claim is None:
         return
-    runner = Runner(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN)
+    kind: type[Runner] | type[MemberRunner] = Runner if claim.node == 0 else MemberRunner
+    runner = kind(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN)
     runner.run()
     if runner.gpu_is_broken:
         _quarantine(self.request.hostname)

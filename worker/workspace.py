@@ -55,16 +55,20 @@ class Workspace:
     """`RUNS_DIR/<job>/a<attempt>`."""
 
     def __init__(self, runs_dir: Path, store: BlobStore, claim: Claim) -> None:
-        self.path = (runs_dir / claim.job_id / f"a{claim.attempt}").absolute()
+        node = f"-n{claim.node}" if claim.node else ""  # workers of one attempt may share a machine
+        self.path = (runs_dir / claim.job_id / f"a{claim.attempt}{node}").absolute()
         self.log = self.path / LOG_NAME
         self._store = store
         self._claim = claim
+        self.resume_step = 0
+        """Step of the checkpoint that `fill` has fetched; 0 without one."""
 
     def create(self) -> None:
         """Create the directory; remove inputs that killed attempts left behind."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for attempt in self.path.parent.iterdir():
-            _clear(attempt)
+        for directory in self.path.parent.iterdir():
+            if directory == self.path or _attempt(directory) != _attempt(self.path):
+                _clear(directory)
 
     def fill(
         self,
@@ -102,6 +106,8 @@ class Workspace:
             budget_of=inputs.budget_of,
             threads=settings.trainer_threads,
             processes=self._claim.processes,
+            nodes=self._claim.nodes,
+            node=self._claim.node,
             rollout_urls=settings.rollout_url,
             judge_url=settings.judge_url,
             allowed_private_hosts=settings.allowed_private_hosts,
@@ -152,6 +158,7 @@ class Workspace:
                 log.warning("checkpoint.damaged", step=checkpoint.step, error=error.message)
                 damaged.append(f"The checkpoint at step {checkpoint.step} is damaged and skipped: {error.message}")
             else:
+                self.resume_step = checkpoint.step
                 return target, damaged
         return None, damaged
 
@@ -167,9 +174,14 @@ def remove_leftovers(database: Database, runs_dir: Path) -> None:
     with database.reading() as session:
         running = queries.running_attempts(session, {path.parent.name for path in left})
     for path in left:
-        if path.name != f"a{running.get(path.parent.name)}":
+        if _attempt(path) != f"a{running.get(path.parent.name)}":
             log.info("attempt.inputs_removed", path=str(path))
             _clear(path)
+
+
+def _attempt(directory: Path) -> str:
+    """Return the attempt of a directory, such as `a2`, which several workers on this machine may run."""
+    return directory.name.partition("-")[0]
 
 
 def _inputs(directory: Path) -> Iterator[Path]:

@@ -149,6 +149,13 @@ class Settings(BaseSettings):
     """Threads of a trainer on a CPU; 0 means all cores."""
     trainer_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that train one job together: the number of GPUs for each job that requests no number (docs/jobs.md)."""
+    node_address: str | None = None
+    """Address at which other workers reach this one, for jobs over several workers (docs/jobs.md).
+
+    By default, the address from which this worker reaches Postgres.
+    """
+    rendezvous_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Port at which the trainers of a job over several workers meet on the worker that leads it; 0 for a free one."""
     hub_url: BaseUrl = "https://huggingface.co"
     """The Hugging Face hub, or a server with its API, that exports are pushed to."""
     hub_token: SecretStr | None = None

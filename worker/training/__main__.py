@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from app.core.spec.subprocess_environment import PARENT_PID, RANK
+from app.core.spec.subprocess_environment import PARENT_PID, RANK, RENDEZVOUS
 from worker.training.kernel_caches import limit_kernel_caches
 from worker.training.rank_files import report_file, stop_file
 
@@ -54,11 +54,15 @@ def main() -> int:
     _die_with_parent()
     run_dir, rank = Path(sys.argv[1]), os.environ.get(RANK)
     trainer_spec = json.loads((run_dir / "spec.json").read_text(encoding="utf-8"))
-    if rank is None and (processes := int(trainer_spec["processes"])) > 1:
+    processes, count = int(trainer_spec["processes"]), int(trainer_spec["nodes"])
+    if rank is None and processes * count > 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        from worker.training.launcher import launch  # noqa: PLC0415 - imports torch
+        from worker.training.launcher import Nodes, launch  # noqa: PLC0415 - imports torch
 
-        return launch(run_dir, processes)
+        if count == 1:
+            return launch(run_dir, processes)
+        run_id = f"{trainer_spec['job_id']}-a{trainer_spec['attempt']}"
+        return launch(run_dir, processes, Nodes(count, int(trainer_spec["node"]), os.environ[RENDEZVOUS], run_id))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the launcher blocks it

@@ -17,8 +17,6 @@ _TIMEOUT: Final = timedelta(hours=6)
 """For collectives. Long, because the others wait while rank 0 waits for a teacher; the launcher notices a dead rank at
 once."""
 
-PEER_LOST: Final = 3
-"""Exit code of a rank that ended because another one had."""
 SECONDS_TO_END: Final = 10
 """After one rank has failed, the others are killed this long after SIGTERM. On a GPU they may wait for it forever."""
 

@@ -1,5 +1,8 @@
 """Starts the processes of a job that trains on several GPUs, with torch's elastic agent: what `torchrun` runs.
 
+On several workers, one agent runs on each. The agents meet at a store of the first worker's agent, as with `torchrun
+--nnodes --node-rank --master-addr`: the claim has already decided which worker has which number.
+
 The agent takes the place of the trainer: it has the trainer's standard output, signals and exit code. Process 0 writes
 its reports to standard output. Another process writes only why it failed, to a file that the agent forwards.
 """
@@ -11,37 +14,51 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, ProcessFailure
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from app.core.spec.reports import TrainerExit
+from app.core.spec.reports import Failed, TrainerExit
 from app.core.spec.subprocess_environment import PARENT_PID
-from worker.training.distributed import PEER_LOST, SECONDS_TO_END
+from worker.training.distributed import SECONDS_TO_END
 from worker.training.rank_files import report_file, stop_file
 
+SECONDS_TO_MEET: Final = 50
+"""How long the agents of several workers wait for each other."""
 
-def launch(run_dir: Path, processes: int) -> int:
-    """Run the processes of a job to their end and return the exit code of the trainer.
+
+@dataclass(frozen=True)
+class Nodes:
+    """The workers that train a job together."""
+
+    count: int
+    own: int
+    """The number of this worker; the agent of worker 0 has the store."""
+    endpoint: str
+    """`host:port` of the store."""
+    run_id: str
+    """The same on all workers, and different for each attempt."""
+
+
+def launch(run_dir: Path, processes: int, nodes: Nodes | None = None) -> int:
+    """Run the processes of a job on this worker to their end and return the exit code of the trainer.
 
     SIGTERM must be blocked in the calling thread. The processes inherit that and unblock it when they can handle it.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it logs every failure again, in its own words
-    for rank in range(1, processes):
-        report_file(run_dir, rank).unlink(missing_ok=True)
+    for report in run_dir.glob(report_file(run_dir, 0).name.replace("0", "*")):
+        report.unlink()
     os.environ[PARENT_PID] = str(os.getpid())
     stop_file(run_dir).unlink(missing_ok=True)
     threading.Thread(target=_pass_on_stop, args=(run_dir,), name="stop", daemon=True).start()
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
         nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # not the machine's own name, which no name server may know
-        run_id=run_dir.name,
+        **_rendezvous(run_dir, nodes),
         max_restarts=0,  # the job is queued again, perhaps for another worker
         signals_to_handle="",  # the agent would end the processes; they must write a checkpoint first
         shutdown_timeout=SECONDS_TO_END,
@@ -49,10 +66,45 @@ def launch(run_dir: Path, processes: int) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "worker.training", run_dir)
+    except DistError as error:
+        if nodes is None:
+            raise
+        return _report_unmet(nodes, error)
     except ChildFailedError as error:
         rank, failure = cause(error.failures)
         return _forward(run_dir, rank, failure.exitcode)
     return TrainerExit.succeeded
+
+
+def _rendezvous(run_dir: Path, nodes: Nodes | None) -> dict[str, Any]:
+    """Return the arguments of `LaunchConfig` that say where the agents meet."""
+    # The agent's own address is not the machine's name, which no name server may know.
+    if nodes is None:
+        meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+        return meeting | {"min_nodes": 1, "max_nodes": 1, "run_id": run_dir.name}
+    return {
+        "min_nodes": nodes.count,
+        "max_nodes": nodes.count,
+        "run_id": nodes.run_id,
+        "rdzv_backend": "static",
+        "rdzv_endpoint": nodes.endpoint,
+        "rdzv_configs": {"rank": nodes.own, "timeout": SECONDS_TO_MEET},
+        "local_addr": nodes.endpoint.rpartition(":")[0],
+    }
+
+
+def _report_unmet(nodes: Nodes, error: Exception) -> int:
+    """Report that the agents have not met, and return the exit code for that."""
+    sys.stderr.write(f"{error}\n")
+    role = "waited for the other workers" if nodes.own == 0 else "could not connect"
+    message = (
+        f"The {nodes.count} workers of the job did not meet: worker {nodes.own} {role} at {nodes.endpoint} for "
+        f"{SECONDS_TO_MEET} s. Open this port between the workers (GROUPTUNE_RENDEZVOUS_PORT fixes it), or set "
+        "GROUPTUNE_NODE_ADDRESS to an address of this worker that the others reach"
+    )
+    sys.stdout.write(Failed(code="workers_not_connected", message=message).model_dump_json() + "\n")
+    sys.stdout.flush()
+    return TrainerExit.dependency_down
 
 
 def cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
@@ -65,7 +117,7 @@ def cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
 
     def order(one: tuple[int, ProcessFailure]) -> tuple[bool, bool, bool]:
         rank, failure = one
-        return failure.exitcode == PEER_LOST, failure.exitcode < 0, rank != 0
+        return failure.exitcode == TrainerExit.peer_lost, failure.exitcode < 0, rank != 0
 
     return min(failures.items(), key=order)
 

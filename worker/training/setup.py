@@ -29,7 +29,7 @@ from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.demonstrations import before_grading, passing
-from worker.training.distributed import PEER_LOST, SECONDS_TO_END, PeerLost, Ranks, join
+from worker.training.distributed import SECONDS_TO_END, PeerLost, Ranks, join
 from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
@@ -59,7 +59,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
     """
 
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    ranks = join(trainer_spec.processes)
+    ranks = join(trainer_spec.processes * trainer_spec.nodes)
     run_log.open_log()
     report_log = run_log.ReportLog()
 
@@ -79,7 +79,7 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
     except PeerLost as error:
         print(error, file=sys.stderr)  # noqa: T201 - the trainer's log
         stop.wait(SECONDS_TO_END)  # the launcher, which sees the first failure, ends this process
-        return PEER_LOST
+        return TrainerExit.peer_lost
     except JobFailure as failure:
         param = None if failure.param is None else in_request(failure.param, trainer_spec.spec.method)
         write_report(Failed(code=failure.code, message=str(failure), param=param, rows=failure.rows))

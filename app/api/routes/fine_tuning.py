@@ -34,6 +34,7 @@ from app.core.jobs import (
     deletion,
     estimation,
     lifecycle,
+    placement,
     queries,
     quotas,
     row_checks,
@@ -217,10 +218,12 @@ async def retrieve_job(
 
 
 @router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])
-def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, strict: Strict = False) -> JobObject:
-    """Change the metadata of a job, or the priority of one that is not finished."""
-    if body.priority is None and body.metadata is None:
-        raise InvalidRequest("There is nothing to change. Send `metadata`, `priority`, or both.")
+def update_job(
+    caller: Caller, job_id: JobId, body: UpdateJob, database: Db, limits: JobLimits, strict: Strict = False
+) -> JobObject:
+    """Change the metadata of a job, the priority of one that is not finished, or the resources of one that waits."""
+    if body.priority is None and body.metadata is None and body.resources is None:
+        raise InvalidRequest("There is nothing to change. Send `metadata`, `priority` or `resources`.")
     if body.priority is not None:
         quotas.check_priority(body.priority, caller.limits.priority)
     with database.transaction() as session:
@@ -228,6 +231,9 @@ def update_job(caller: Caller, job_id: JobId, body: UpdateJob, database: Db, str
             job = lifecycle.annotate(session, caller.actor, job_id, body.metadata)
         if body.priority is not None:
             job = lifecycle.prioritise(session, caller.actor, job_id, body.priority)
+        if body.resources is not None:
+            placement.check(session, body.resources, limits.alive_seconds)
+            job = lifecycle.resize(session, caller.actor, job_id, body.resources)
         return JobObject.of(queries.job_details(session, job), strict=strict)
 
 
@@ -319,5 +325,10 @@ def job_attempts(caller: Caller, job_id: JobId, database: Db) -> AttemptList:
     with database.reading() as session:
         job = queries.get_job(session, caller.project_id, job_id)
         attempts = queries.list_attempts(session, job.id)
-        last_steps = queries.last_steps(session, job.id)
-    return AttemptList(data=[AttemptObject.of(attempt, last_steps.get(attempt.attempt)) for attempt in attempts])
+        last_steps, members = queries.last_steps(session, job.id), queries.list_members(session, job.id)
+    return AttemptList(
+        data=[
+            AttemptObject.of(attempt, last_steps.get(attempt.attempt), members.get(attempt.attempt, ()))
+            for attempt in attempts
+        ]
+    )

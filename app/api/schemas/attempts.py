@@ -1,5 +1,6 @@
 """Bodies of `/v1/fine_tuning/jobs/{id}/attempts`."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -22,6 +23,7 @@ class AttemptObject(Described):
     """Number of the attempt, from 1."""
     worker: str
     """The worker that ran the attempt."""
+    members: list[str] = Field(description="The further workers of a job that several workers trained together.")
     started_at: int
     """Unix seconds at which the worker claimed the job."""
     ended_at: int | None
@@ -35,11 +37,12 @@ class AttemptObject(Described):
     last_step: int | None = Field(description="The last step that it reported; null if it ended before its first step.")
 
     @classmethod
-    def of(cls, attempt: JobAttempt, last_step: int | None) -> "AttemptObject":
+    def of(cls, attempt: JobAttempt, last_step: int | None, members: Sequence[str] = ()) -> "AttemptObject":
         """Return the wire form of a row."""
         return cls(
             epoch=attempt.attempt,
             worker=attempt.worker,
+            members=list(members),
             started_at=_unix(attempt.started_at),
             ended_at=_unix(attempt.ended_at) if attempt.ended_at else None,
             outcome=AttemptOutcome(attempt.outcome) if attempt.outcome else None,

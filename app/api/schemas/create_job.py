@@ -55,6 +55,17 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+JobResources = Annotated[
+    Resources,
+    BeforeValidator(lambda sent: {} if sent == "auto" else sent),
+    Field(
+        description="The GPUs of a worker and the number of workers that the job needs, such as "
+        '`{"gpus": 2, "nodes": 3}`. Only workers with as many GPUs take it. `auto`: one worker, with the GPUs that '
+        "it gives to each job. See docs/jobs.md."
+    ),
+]
+
+
 class UpdateJob(Frozen):
     """The changes to a job."""
 
@@ -70,6 +81,7 @@ class UpdateJob(Frozen):
             "`name`, `note` and `tags` (separated by commas).",
         ),
     ] = None
+    resources: Annotated[JobResources | None, Field(description="Only for a job that waits or is paused.")] = None
 
 
 class CreateJob(Frozen):
@@ -146,14 +158,7 @@ class CreateJob(Frozen):
             description="Alias that will name the trained model once the job has succeeded and all gates are passed."
         ),
     ] = None
-    resources: Annotated[
-        Resources,
-        BeforeValidator(lambda sent: {} if sent == "auto" else sent),
-        Field(
-            description='The GPUs that the job needs, such as `{"gpus": 2}`. Only workers with as many take it. With '
-            "`auto`, any worker takes it, with the GPUs that it gives to each job. See docs/jobs.md."
-        ),
-    ] = Resources()
+    resources: JobResources = Resources()
     priority: Annotated[
         int,
         Field(

@@ -126,6 +126,9 @@ class JobObject(Item):
     queue_position: int | None = Field(
         description="1 for the job that starts next; null unless queued, and while the job waits for its control."
     )
+    waiting_for: str | None = Field(
+        description="Why no worker takes a queued job that requests GPUs or several workers; null for other jobs."
+    )
     priority: int = Field(
         description="Jobs with a higher priority start first and may preempt a running job with a lower one."
     )
@@ -153,7 +156,7 @@ class JobObject(Item):
     )
     alias: str | None = Field(description="Alias that names the trained model once the job has succeeded.")
     chat_template_kwargs: dict[str, Any] = Field(description="Variables of the model's chat template.")
-    resources: Resources = Field(description="The GPUs that the job needs.")
+    resources: Resources = Field(description="The workers that the job needs.")
     rows: RowUse | None = Field(
         description="Rows of the training file; null until they are rendered with the model's chat template. For a "
         "model that is not on the server yet, that is when the job starts."
@@ -214,6 +217,7 @@ class JobObject(Item):
                 metrics=details.values,
             ),
             queue_position=details.queue_position,
+            waiting_for=details.waiting_for,
             priority=job.priority,
             attempt=job.attempt,
             evaluation=shown_evaluation(job.evaluation, samples),

@@ -196,9 +196,11 @@ def _path(job: Json) -> str | None:
 
 
 def _resources(job: Json) -> str | None:
-    """Format the GPUs that the job requests; None if any worker takes it."""
-    gpus = job["resources"]["gpus"]
-    return None if gpus == "auto" else plural(gpus, "GPU")
+    """Format the resources that the job requests, and why it waits for them; None if any worker takes it."""
+    gpus, nodes = job["resources"]["gpus"], job["resources"]["nodes"]
+    parts = [] if nodes == 1 else [plural(nodes, "worker")]
+    parts += [] if gpus == "auto" else [plural(gpus, "GPU") + " each" * (nodes > 1)]
+    return "; ".join(filter(None, (", ".join(parts), job["waiting_for"]))) or None
 
 
 def _shorten(text: str) -> str:

@@ -16,6 +16,7 @@ from app.cli.jobs.job_options import (
     JobFile,
     Method,
     Model,
+    Nodes,
     Settings,
     Suffix,
     TestFile,
@@ -43,6 +44,7 @@ def create(
     control: Control = None,
     suffix: Suffix = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     gate: Annotated[
@@ -88,6 +90,7 @@ def create(
         control=control,
         suffix=suffix,
         gpus=gpus,
+        nodes=nodes,
         demonstrations=demonstrations,
         settings=settings,
     )

@@ -14,6 +14,7 @@ from app.cli.jobs.job_options import (
     JobFile,
     Method,
     Model,
+    Nodes,
     Settings,
     Suffix,
     TestFile,
@@ -39,6 +40,7 @@ def estimate_job(
     control: Control = None,
     suffix: Suffix = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
@@ -56,6 +58,7 @@ def estimate_job(
         control=control,
         suffix=suffix,
         gpus=gpus,
+        nodes=nodes,
         demonstrations=demonstrations,
         settings=settings,
     )

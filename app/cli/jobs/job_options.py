@@ -60,6 +60,10 @@ Gpus = Annotated[
     int | None,
     typer.Option("--gpus", metavar="N", help="GPUs that the job needs: only workers with as many take it."),
 ]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", metavar="N", help="Workers that train the job together."),
+]
 Demonstrations = Annotated[
     str | None,
     typer.Option("--demonstrations", metavar="CHOICE", help="all, or graded: train only those that pass the grader."),
@@ -86,6 +90,7 @@ def job_of(
     control: str | None,
     suffix: str | None,
     gpus: int | None,
+    nodes: int | None,
     demonstrations: str | None,
     settings: list[str] | None,
 ) -> Json:
@@ -100,7 +105,7 @@ def job_of(
     body |= {name: value for name, value in named.items() if value is not None}
     body = job_file.with_method(body, method, None if grader is None else job_file.parse_grader(grader))
     chosen = [] if demonstrations is None else [f"demonstrations={demonstrations}"]
-    chosen += [] if gpus is None else [f"resources.gpus={gpus}"]
+    chosen += [f"resources.{name}={count}" for name, count in (("gpus", gpus), ("nodes", nodes)) if count is not None]
     body = job_file.with_settings(body, [*chosen, *(settings or [])])
     files = {"training_file": training_file, "validation_file": validation_file, "test_file": test_file}
     body = job_file.with_files(body, **files)

@@ -12,6 +12,7 @@ from app.cli.jobs.job_options import (
     JobFile,
     Method,
     Model,
+    Nodes,
     Settings,
     Suffix,
     TestFile,
@@ -36,6 +37,7 @@ def validate_job(
     control: Control = None,
     suffix: Suffix = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
     demonstrations: Demonstrations = None,
     settings: Settings = None,
     state_dir: StateDir = None,
@@ -53,6 +55,7 @@ def validate_job(
         control=control,
         suffix=suffix,
         gpus=gpus,
+        nodes=nodes,
         demonstrations=demonstrations,
         settings=settings,
     )

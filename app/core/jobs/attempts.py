@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.core.accounts.tables import ProjectUsage
 from app.core.jobs.events import Event, clean
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
-from app.core.jobs.tables import Job, JobAttempt
+from app.core.jobs.tables import AttemptMember, Job, JobAttempt
 from app.core.jobs.transitions import transition
 
 MAX_CRASHES: Final = 3
@@ -45,6 +45,11 @@ def close_attempt(session: Session, job_id: str, attempt: int, outcome: AttemptO
         execution_options={"synchronize_session": False},
     ).one_or_none()
     if ended is not None:
+        members = (AttemptMember.job_id == job_id, AttemptMember.attempt == attempt, AttemptMember.ended_at.is_(None))
+        session.execute(
+            update(AttemptMember).where(*members).values(ended_at=func.now()),
+            execution_options={"synchronize_session": False},
+        )
         project = select(Job.project_id).where(Job.id == job_id).scalar_subquery()
         used = insert(ProjectUsage).values(project_id=project, month=THIS_MONTH, gpu_seconds=float(ended[0]))
         total = ProjectUsage.gpu_seconds + used.excluded.gpu_seconds

@@ -163,7 +163,8 @@ def on_workers(session: Session, planned: PlannedJob, alive_seconds: float) -> F
     """Forecast the job on the workers that are alive and have enough GPUs for it."""
     trains = [worker for worker in list_workers(session, alive_seconds) if worker.trains]
     fitting = [(worker.worker.name, hardware_for(planned.spec.resources, worker.hardware)) for worker in trains]
-    candidates = [(name, hardware) for name, hardware in fitting if hardware is not None]
+    nodes = planned.spec.resources.nodes
+    candidates = [(name, one.giving(one.processes * nodes)) for name, one in fitting if one is not None]
     return forecast(planned, candidates, observations(session))
 
 

@@ -34,6 +34,10 @@ INVARIANTS: Final = {
     "a job is leased exactly while it runs": """
         SELECT id FROM jobs WHERE (status = 'running') <> (lease_owner IS NOT NULL AND lease_until IS NOT NULL)
     """,
+    "a further worker belongs to the newest attempt of a running job": """
+        SELECT jobs.id FROM jobs JOIN attempt_members AS member ON member.job_id = jobs.id AND member.ended_at IS NULL
+        WHERE jobs.status <> 'running' OR member.epoch <> jobs.epoch
+    """,
     "nothing happens after the end of a job": """
         SELECT id FROM jobs WHERE status IN ('succeeded', 'failed', 'cancelled') AND (
             EXISTS (SELECT FROM job_attempts WHERE job_id = jobs.id AND started_at > finished_at)

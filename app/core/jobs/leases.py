@@ -4,6 +4,7 @@ Each claim gives a job a new attempt number, the fencing token. Only the newest 
 worker checks the number, so a worker that lost its lease can change nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,16 +15,18 @@ from sqlalchemy.orm import Session
 
 from app.core.accounts.tables import Project
 from app.core.errors import LostLease
-from app.core.jobs import stored_specs
+from app.core.jobs import gangs, stored_specs
 from app.core.jobs.attempts import charge_crash
 from app.core.jobs.controls import waits_sql
 from app.core.jobs.events import Event, append
+from app.core.jobs.gangs import Slot
 from app.core.jobs.placement import hardware_for
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus, StopRequest
 from app.core.jobs.stored_specs import NewerJob
-from app.core.jobs.tables import Job, JobAttempt
+from app.core.jobs.tables import AttemptMember, IdleSlot, Job, JobAttempt
 from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec
+from app.core.spec.resources import MAX_NODES
 from app.core.webhooks.events import EventType, emit
 
 log = structlog.get_logger(__name__)
@@ -51,7 +54,7 @@ FIRST: Final = 32
 # the conditions on `candidate` again with the new row, but not those inside `first`: that is why both state them.
 #
 # A job that waits for its control is not eligible. A job that needs more GPUs than the worker has is not for it; the
-# worker takes the next job instead, so that no GPU is idle.
+# worker takes the next job instead, so that no GPU is idle. A job over several workers also needs idle slots (`gangs`).
 #
 # `waiting_since` is the start of the wait for a dependency (see `waits`). Time in the queue after the backoff is not
 # part of that wait, so it moves the start.
@@ -61,7 +64,7 @@ _CLAIM: Final = text(
     f"""
     UPDATE jobs
     SET status = 'running', epoch = epoch + 1, lease_owner = :worker,
-        lease_until = now() + make_interval(secs => :lease_seconds), stop_request = NULL,
+        lease_until = now() + make_interval(secs => :lease_seconds), stop_request = NULL, held_at = NULL,
         started_at = coalesce(started_at, now()),
         waiting_since = waiting_since + (now() - greatest(
             eligible_at, (SELECT max(ended_at) FROM job_attempts WHERE job_attempts.job_id = jobs.id)
@@ -78,7 +81,7 @@ _CLAIM: Final = text(
         CROSS JOIN LATERAL (
             SELECT id FROM jobs
             WHERE project_id = project.id AND status = 'queued' AND eligible_at <= now() AND id <> ALL(:skipped)
-                  AND gpus <= :gpus AND NOT {waits_sql("jobs")}
+                  AND gpus <= :gpus AND nodes <= :nodes AND NOT {waits_sql("jobs")}
             ORDER BY priority DESC, eligible_at, created_at, id LIMIT :depth
         ) AS first
         JOIN jobs AS candidate ON candidate.id = first.id
@@ -112,10 +115,18 @@ class Claim:
     """When the job was created."""
     processes: int = 1
     """Processes that train the job together on this worker."""
+    nodes: int = 1
+    """Workers that train the job together."""
+    node: int = 0
+    """The number of this worker among them: 0 leads the attempt, the others are its members."""
     traceparent: str | None = None
     """W3C traceparent of the request that created the job; None if it was not traced."""
     waited_seconds: float = 0.0
     """Seconds between becoming eligible and the claim."""
+
+
+Claimer = Callable[[Session], Claim | None]
+"""`claim` with its further arguments."""
 
 
 def claim(
@@ -126,26 +137,33 @@ def claim(
     *,
     max_gpu_hours: int = NO_LIMIT,
     hardware: Hardware | None = None,
+    slot: Slot | None = None,
 ) -> Claim | None:
     """Claim the next queued job by priority, then fewest running jobs of its project, then age.
 
     Projects at a limit are skipped; `max_running_jobs` and `max_gpu_hours` (a month) apply to projects without their
     own limits. `hardware` is that of the worker: it decides which jobs fit, and its device is stored with the attempt.
-    Without it, the worker takes jobs for one process.
+    Without it, the worker takes jobs for one process. With a `slot` it also takes jobs over several workers, together
+    with the idle slots of other workers.
 
-    Returns None if no job is eligible.
+    Returns None if no job is eligible, or if the slot waits for others (`gangs.is_awaited`).
     """
     limits = {"max_running_jobs": max_running_jobs, "max_gpu_hours": max_gpu_hours}
-    gpus = hardware.gpus if hardware else 1
-    taken = _take(session, {"worker": worker, "lease_seconds": lease_seconds, "gpus": gpus, **limits})
+    values = {"worker": worker, "lease_seconds": lease_seconds, **limits}
+    taken = _take(session, values, hardware or _ONE_PROCESS, slot)
     if taken is None:
         return None
-    row, spec = taken
-    used = hardware_for(spec.resources, hardware) if hardware else None
-    processes, device = (used.processes, used.device) if used else (1, None)
+    row, spec, used, others = taken
+    nodes = 1 + len(others)
+    device = None if hardware is None else used.giving(used.processes * nodes).device
+    processes = used.processes * nodes
     session.add(JobAttempt(job_id=row.id, attempt=row.epoch, worker=worker, device=device, processes=processes))
     session.flush()
-    append(session, row.id, Event("Fine-tuning job started", data={"attempt": row.epoch, "worker": worker}))
+    gangs.add_members(session, row.id, row.epoch, others, lease_seconds)
+    data = {"attempt": row.epoch, "worker": worker}
+    if others:
+        data["members"] = [idle.worker for idle in others]
+    append(session, row.id, Event("Fine-tuning job started", data=data))
     emit(session, row.project_id, EventType.running, row.id)
     return Claim(
         row.id,
@@ -156,14 +174,25 @@ def claim(
         row.validation_file,
         row.test_file,
         row.created_at,
-        processes,
+        used.processes,
+        nodes,
+        0,
         row.traceparent,
         row.waited_seconds,
     )
 
 
-def _take(session: Session, values: dict[str, Any]) -> tuple[Row[Any], JobSpec] | None:
-    """Claim a job whose project stays within its limit of running jobs; return its row and its spec, or None."""
+_ONE_PROCESS: Final = Hardware(memory_bytes=1)
+
+
+def _take(
+    session: Session, values: dict[str, Any], hardware: Hardware, slot: Slot | None
+) -> tuple[Row[Any], JobSpec, Hardware, list[IdleSlot]] | None:
+    """Claim a job whose project stays within its limit of running jobs.
+
+    Return its row, its spec, the part of the worker's hardware that trains it, and the slots of the other workers.
+    """
+    values |= {"gpus": hardware.gpus, "nodes": 1 if slot is None else MAX_NODES}
     depth: int | None = FIRST
     skipped: list[str] = []
     while True:
@@ -181,8 +210,17 @@ def _take(session: Session, values: dict[str, Any]) -> tuple[Row[Any], JobSpec] 
                 log.warning("claim.skipped", job=row.id, reason=error.message)
                 skipped.append(row.id)
                 continue
+            used = hardware_for(spec.resources, hardware) or hardware
+            nodes = spec.resources.nodes
+            others = [] if slot is None or nodes == 1 else gangs.take(session, slot, used.processes, nodes - 1)
+            if others is None:
+                savepoint.rollback()
+                if slot is not None and gangs.hold(session, row.id, slot, values["lease_seconds"]):
+                    return None
+                skipped.append(row.id)
+                continue
             savepoint.commit()
-            return row, spec
+            return row, spec, used, others
         savepoint.commit()
         if depth is None:
             return None
@@ -278,4 +316,25 @@ def expire(session: Session) -> int:
         charge_crash(
             session, job, AttemptOutcome.lost_lease, f"The worker {job.lease_owner} stopped renewing its lease"
         )
-    return len(expired)
+    return len(expired) + _expire_members(session)
+
+
+def _expire_members(session: Session) -> int:
+    """End the attempts of which a further worker's lease has expired; return how many."""
+    is_lost = (
+        (AttemptMember.job_id == Job.id)
+        & (AttemptMember.attempt == Job.attempt)
+        & (AttemptMember.lease_until < func.now())
+        & AttemptMember.ended_at.is_(None)
+    )
+    expired = session.execute(
+        select(Job, AttemptMember.worker)
+        .join(AttemptMember, is_lost)
+        .where(Job.status == JobStatus.running)
+        .with_for_update(of=Job, skip_locked=True),
+        execution_options={"populate_existing": True},
+    )
+    lost_workers = {job.id: (job, worker) for job, worker in expired}
+    for job, worker in lost_workers.values():
+        charge_crash(session, job, AttemptOutcome.lost_lease, f"The worker {worker} stopped renewing its lease")
+    return len(lost_workers)

@@ -26,8 +26,10 @@ from app.core.jobs.stored_specs import NewerJob
 from app.core.jobs.submission import Notice, check_validated, find_overlaps
 from app.core.jobs.tables import Job
 from app.core.jobs.transitions import transition
+from app.core.plurals import plural
 from app.core.spec.control import control_spec
 from app.core.spec.job import JobSpec
+from app.core.spec.resources import Resources
 
 log = structlog.get_logger(__name__)
 
@@ -273,6 +275,24 @@ def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Jo
                 append(session, one.id, Event(f"Priority changed from {one.priority} to {priority}"))
                 one.priority = priority
                 session.flush()
+    return job
+
+
+def resize(session: Session, actor: Actor, job_id: str, resources: Resources) -> Job:
+    """Change the resources of a job that does not run; it resumes from its checkpoint on other workers.
+
+    Check them first (`placement.check`). Raises `NotFound`, and `InvalidRequest` for a running or a finished job.
+    """
+    job = _lock_unfinished(session, actor, job_id, "change")
+    if job.status == JobStatus.running:
+        message = f"Job {job_id} is running. Pause it, change its resources, then resume it."
+        raise InvalidRequest(message, param="resources")
+    with _audited(session, actor, Action.job_update, job, "gpus", "nodes"):
+        job.spec = job.spec | {"resources": resources.model_dump(mode="json")}
+        job.gpus, job.nodes, job.held_at = resources.least_gpus, resources.nodes, None
+        session.flush()
+        gpus = "" if resources.gpus == "auto" else f" with {plural(job.gpus, 'GPU')} each"
+        append(session, job.id, Event(f"The job now requests {plural(job.nodes, 'worker')}{gpus}"))
     return job
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.core.jobs.controls import waits_sql
 from app.core.jobs.events import Event, append
+from app.core.jobs.gangs import idle_slots
 from app.core.jobs.leases import NO_LIMIT
 from app.core.jobs.state_machine import JobStatus, StopRequest
 from app.core.jobs.tables import Job
@@ -21,7 +22,7 @@ from app.core.workers.presence import gpus_by_worker
 # more of them than jobs run. `room` is the number of further jobs that the project may run.
 _WAITING: Final = text(
     f"""
-    SELECT candidate.id, candidate.project_id, candidate.priority, candidate.gpus,
+    SELECT candidate.id, candidate.project_id, candidate.priority, candidate.gpus, candidate.nodes,
            coalesce(project.max_running_jobs, :max_running_jobs) - coalesce(busy.jobs, 0) AS room
     FROM jobs AS candidate
     LEFT JOIN (SELECT project_id, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY project_id) AS busy
@@ -51,12 +52,12 @@ class _RunningJobs:
     def _has_gpus(self, job: Job, count: int) -> bool:
         return count == 1 or self.gpus.get(job.lease_owner or "", 0) >= count
 
-    def leave(self, gpus: int) -> bool:
-        """Remove a job that is already stopping on a worker with enough GPUs; return whether there is one."""
+    def leave(self, gpus: int) -> Job | None:
+        """Remove and return a job that is already stopping on a worker with enough GPUs."""
         job = next((job for job in self.leaving if self._has_gpus(job, gpus)), None)
         if job is not None:
             self.leaving.remove(job)
-        return job is not None
+        return job
 
     def take(self, project_id: str, priority: int, gpus: int, *, has_room: bool) -> Job | None:
         """Remove and return the job to preempt: the lowest priority, and among equals the fewest steps to lose."""
@@ -76,7 +77,7 @@ class _RunningJobs:
 def make_room(
     session: Session, patience_seconds: float, max_running_jobs: int = NO_LIMIT, max_gpu_hours: int = NO_LIMIT
 ) -> int:
-    """Preempt one running job for each waiting job of a higher priority; return how many.
+    """Preempt one running job for each place that waiting jobs of a higher priority need; return how many.
 
     For a project at its limit of running jobs, only its own jobs are preempted.
     """
@@ -101,18 +102,32 @@ def make_room(
     return sum(_preempt_for(session, row, running, room) for row in waiting)
 
 
-def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, room: dict[str, int]) -> bool:
-    """Find a place for one waiting job; return whether a running job had to be preempted for it."""
+def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, room: dict[str, int]) -> int:
+    """Find the places for one waiting job; return how many running jobs had to be preempted for it.
+
+    None is preempted unless all places can be found.
+    """
     has_room = room[waiting.project_id] > 0
-    if has_room and running.leave(waiting.gpus):
-        # A running job is already stopping; the waiting job can take its slot.
+    places = waiting.nodes if waiting.nodes == 1 else waiting.nodes - idle_slots(session, waiting.gpus)
+    leaving, victims = list[Job](), list[Job]()
+    while len(leaving) + len(victims) < places:
+        # A running job that is already stopping makes a place, too.
+        if has_room and (job := running.leave(waiting.gpus)) is not None:
+            leaving.append(job)
+        elif job := running.take(waiting.project_id, waiting.priority, waiting.gpus, has_room=has_room):
+            victims.append(job)
+        else:
+            running.leaving += leaving
+            running.jobs += victims
+            return 0
+    if leaving or any(victim.project_id != waiting.project_id for victim in victims):
         room[waiting.project_id] -= 1
-        return False
-    victim = running.take(waiting.project_id, waiting.priority, waiting.gpus, has_room=has_room)
-    if victim is None:
-        return False
-    if victim.project_id != waiting.project_id:
-        room[waiting.project_id] -= 1
+    for victim in victims:
+        _preempt(session, victim, waiting)
+    return len(victims)
+
+
+def _preempt(session: Session, victim: Job, waiting: Row[Any]) -> None:
     victim.stop_request = StopRequest.preempt
     session.flush()
     # Another project's job must not be named.
@@ -125,4 +140,3 @@ def _preempt_for(session: Session, waiting: Row[Any], running: _RunningJobs, roo
             "saves a checkpoint first"
         ),
     )
-    return True

@@ -1,6 +1,7 @@
 """Reads of jobs, their events, checkpoints and attempts. A page begins after the last item of the page before."""
 
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,9 +27,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
 from app.core.jobs import controls
+from app.core.jobs.occupancy import occupied_slots
+from app.core.jobs.placement import waiting_reasons
 from app.core.jobs.progress import Phase, run_progress, run_seconds
 from app.core.jobs.state_machine import TERMINAL, JobStatus
-from app.core.jobs.tables import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from app.core.jobs.tables import AttemptMember, Checkpoint, Job, JobAttempt, JobEvent, Metric
 from app.core.models.tables import TrainedModel
 from app.core.prometheus import Backlog
 from app.core.spec.teacher_answers import Spent
@@ -211,6 +214,15 @@ def list_attempts(session: Session, job_id: str) -> list[JobAttempt]:
     return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.attempt)))
 
 
+def list_members(session: Session, job_id: str) -> dict[int, list[str]]:
+    """Return attempt -> its further workers, for the attempts that have some."""
+    members = defaultdict[int, list[str]](list)
+    statement = select(AttemptMember).where(AttemptMember.job_id == job_id)
+    for member in session.scalars(statement.order_by(AttemptMember.attempt, AttemptMember.node)):
+        members[member.attempt].append(member.worker)
+    return members
+
+
 def last_steps(session: Session, job_id: str) -> dict[int, int]:
     """Return attempt -> its last reported step, from the events of its time. Attempts without a step are left out."""
     during = (JobEvent.created_at >= JobAttempt.started_at) & (
@@ -304,6 +316,8 @@ class JobDetails:
     """The `HEADLINES` of the last step."""
     control: Job | None
     """The job's control; None for a job without one, or if it was deleted."""
+    waiting_for: str | None
+    """Why no worker takes a queued job yet that requests GPUs or several workers; None for other jobs."""
 
 
 def job_details(session: Session, job: Job) -> JobDetails:
@@ -316,6 +330,7 @@ def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
     positions = queue_positions(session, jobs)
     controls_by_job = controls.controls_of(session, [job.id for job in jobs if job.spec.get("control")])
     running, seconds, values = run_progress(session, jobs), run_seconds(session, jobs), last_values(session, jobs)
+    reasons = waiting_reasons(session, jobs)
     now = time.time()
     details = []
     for job in jobs:
@@ -333,6 +348,7 @@ def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
                 run_seconds=seconds.get(job.id),
                 values=values.get(job.id, {}),
                 control=control,
+                waiting_for=reasons.get(job.id),
             )
         )
     return details
@@ -351,13 +367,14 @@ class WorkerJobs:
 
 def list_worker_jobs(session: Session, project_id: str, alive_seconds: float) -> list[WorkerJobs]:
     """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
-    running = select(Job.lease_owner, Job.id, Job.project_id).where(Job.status == JobStatus.running).order_by(Job.id)
-    rows = session.execute(running).all()
+    slots = occupied_slots(session)
     return [
         WorkerJobs(
             presence,
-            sum(row.lease_owner == presence.worker.name for row in rows),
-            tuple(row.id for row in rows if row.lease_owner == presence.worker.name and row.project_id == project_id),
+            sum(slot.worker == presence.worker.name for slot in slots),
+            tuple(
+                slot.job_id for slot in slots if slot.worker == presence.worker.name and slot.project_id == project_id
+            ),
         )
         for presence in list_workers(session, alive_seconds)
     ]

@@ -60,6 +60,8 @@ class Job(Base):
     """`Resources.least_gpus` of the spec: workers with fewer GPUs do not claim the job."""
     nodes: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
     """`Resources.nodes` of the spec."""
+    held_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When free workers began to wait for this job, which needs several; see `gangs.hold`."""
 
     attempt: Mapped[int] = mapped_column("epoch", Integer, default=0)
     """Number of the newest attempt and fencing token: each claim adds one, and every write of an attempt checks it."""
@@ -206,11 +208,51 @@ class JobAttempt(Base):
     device: Mapped[str | None] = mapped_column(String(255))
     """`Hardware.device` of the worker."""
     processes: Mapped[int] = mapped_column(Integer, default=1, server_default=text("1"))
-    """Number of processes that train together, one per GPU."""
+    """Number of processes that train together, one per GPU, on all workers."""
+    rendezvous: Mapped[str | None] = mapped_column(String(255))
+    """`host:port` at which the trainers of several workers meet; None before, and for one worker."""
     training_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the first step began, after the model was loaded."""
 
     __table_args__ = (CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome"),)
+
+
+class AttemptMember(Base):
+    """A further worker of an attempt, with a lease of its own; `JobAttempt.worker` is node 0. See `members`."""
+
+    __tablename__ = "attempt_members"
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempt: Mapped[int] = mapped_column("epoch", Integer, primary_key=True)
+    node: Mapped[int] = mapped_column(Integer, primary_key=True)
+    worker: Mapped[str] = mapped_column(String(255))
+    slot: Mapped[str] = mapped_column(String(64), unique=True)
+    """Id of the `IdleSlot` that the claim took."""
+    lease_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    ready_step: Mapped[int | None] = mapped_column(Integer)
+    """Step of the checkpoint that it resumes from, 0 for the beginning; None while it prepares."""
+    ending: Mapped[dict[str, Any] | None]
+    """`MemberEnd` as JSON once its trainer has ended."""
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "epoch"], ["job_attempts.job_id", "job_attempts.epoch"], ondelete="CASCADE"),
+        Index("ix_attempt_members_lease", "lease_until", postgresql_where="ended_at IS NULL"),
+    )
+
+
+class IdleSlot(Base):
+    """A free slot of a worker that waits for a job over several workers; see `gangs`."""
+
+    __tablename__ = "idle_slots"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(255))
+    kind: Mapped[str] = mapped_column(Text)
+    """`Worker.kind`: only equal ones train together."""
+    gpus: Mapped[int] = mapped_column(Integer)
+    until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """After this time the slot does not count: its worker no longer polls."""
 
 
 class LogPart(Base):

@@ -374,7 +374,11 @@ class TrainerSpec(Frozen):
     threads: int = 0
     """CPU threads of each process; 0 uses all cores."""
     processes: int = 1
-    """Processes that share each step's groups, one per GPU."""
+    """Processes of this worker that share each step's groups, one per GPU."""
+    nodes: int = 1
+    """Workers that train the job together, each with as many processes."""
+    node: int = 0
+    """The number of this worker among them; worker 0 reports."""
     rollout_urls: tuple[str, ...] = ()
     """URLs of the vLLM servers that sample rollouts together; without one they are sampled in the trainer."""
     judge_url: str | None = None

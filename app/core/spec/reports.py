@@ -27,6 +27,8 @@ class TrainerExit(IntEnum):
     """Exit codes of the trainer; any other code is a crash."""
 
     succeeded = 0
+    peer_lost = 3
+    """Another process of the trainer, perhaps on another worker, ended first. That one has the reason."""
     bad_config = 64
     bad_data = 65
     diverged = 66

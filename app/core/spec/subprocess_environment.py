@@ -12,6 +12,8 @@ PARENT_PID: Final = "GROUPTUNE_PARENT_PID"
 """Process id of the worker; a subprocess ends when this process does."""
 RANK: Final = "RANK"
 """The number of a trainer process among those that train a job together; torch's launcher sets it."""
+RENDEZVOUS: Final = "GROUPTUNE_RENDEZVOUS"
+"""`host:port` at which the trainers of several workers meet; the runner sets it."""
 JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
 SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105 - a name
 HUB_TOKEN: Final = "GROUPTUNE_HUB_TOKEN"  # noqa: S105 - a name

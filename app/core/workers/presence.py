@@ -53,10 +53,11 @@ def beat(
     slots: int,
     hardware: Hardware,
     trackers: Sequence[str] = (),
+    kind: str | None = None,
 ) -> None:
     """Report that the worker is alive."""
     values = {"state": state, "queues": list(queues), "slots": slots, "hardware": hardware.model_dump(mode="json")}
-    values["trackers"] = list(trackers)
+    values |= {"trackers": list(trackers), "kind": kind}
     statement = insert(Worker).values(name=name, **values)
     session.execute(
         statement.on_conflict_do_update(index_elements=[Worker.name], set_=values | {"last_seen": func.now()})

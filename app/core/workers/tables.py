@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, Integer, String, func
+from sqlalchemy import CheckConstraint, DateTime, Integer, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
@@ -36,6 +36,8 @@ class Worker(Base):
     """`Hardware` as JSON."""
     trackers: Mapped[list[str] | None]
     """Trackers that are allowed and whose libraries are installed; None for a worker of version 0.1."""
+    kind: Mapped[str | None] = mapped_column(Text)
+    """Version, PyTorch build and device: only workers of one kind train a job together. None for earlier versions."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     last_seen: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

@@ -47,6 +47,11 @@ def test_correct_history_has_no_breach(session: Session) -> None:
             "ALTER TABLE jobs DROP CONSTRAINT ck_jobs_lease_iff_running; UPDATE jobs SET status = 'queued'",
         ),
         (
+            "a further worker belongs to the newest attempt of a running job",
+            "INSERT INTO attempt_members (job_id, epoch, node, worker, slot, lease_until) "
+            "SELECT job_id, epoch, 1, 'w', 's', now() FROM job_attempts WHERE outcome = 'drained'",
+        ),
+        (
             "nothing happens after the end of a job",
             "UPDATE jobs SET status = 'cancelled', lease_owner = NULL, lease_until = NULL, "
             "finished_at = now() - interval '1 hour'",

@@ -26,7 +26,7 @@ from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, r
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
 from worker.training.batching import DataOrder
-from worker.training.distributed import PEER_LOST, Ranks, in_order
+from worker.training.distributed import Ranks, in_order
 from worker.training.launcher import cause
 from worker.training.model import Policy
 from worker.training.types import Prompt
@@ -86,13 +86,13 @@ def failures(*codes: int) -> dict[int, ProcessFailure]:
 @pytest.mark.parametrize(
     ("codes", "rank"),
     [
-        ((65, PEER_LOST), 1),  # one rank has bad data
-        ((PEER_LOST, 65), 0),
+        ((65, TrainerExit.peer_lost), 1),  # one rank has bad data
+        ((TrainerExit.peer_lost, 65), 0),
         ((65, 65), 0),  # both have; the first has reported it
-        ((-9, PEER_LOST, PEER_LOST), 1),  # the kernel killed one
-        ((PEER_LOST, -9), 0),
+        ((-9, TrainerExit.peer_lost, TrainerExit.peer_lost), 1),  # the kernel killed one
+        ((TrainerExit.peer_lost, -9), 0),
         ((-9, 71), 0),  # the agent killed one that waited on a GPU
-        ((-9, PEER_LOST, -9), 1),
+        ((-9, TrainerExit.peer_lost, -9), 1),
         ((75, 75), 0),
     ],
 )

@@ -30,7 +30,8 @@ export function outcomeStyle(outcome: string | null): { icon: string; tone: stri
 function describeAttempt(attempt: Attempt, took: number): string {
   const reached = attempt.last_step === null ? "no step" : `to step ${attempt.last_step}`;
   const steps = attempt.training_at === null ? "loading" : `from step ${attempt.resumed_from_step} ${reached}`;
-  return `Attempt ${attempt.epoch}: ${steps} in ${duration(took)}, ${outcomeStyle(attempt.outcome).text}${attempt.reason ? `: ${attempt.reason}` : ""}`;
+  const workers = attempt.members.length ? ` on ${attempt.members.length + 1} workers` : "";
+  return `Attempt ${attempt.epoch}${workers}: ${steps} in ${duration(took)}, ${outcomeStyle(attempt.outcome).text}${attempt.reason ? `: ${attempt.reason}` : ""}`;
 }
 
 export function AttemptTimeline({ job, attempts, now }: { job: Job; attempts: Attempt[]; now: number }) {

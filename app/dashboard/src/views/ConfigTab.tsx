@@ -49,6 +49,7 @@ export function ConfigTab({ job }: { job: Job }) {
       seed: job.seed,
       alias: job.alias ?? undefined,
       gpus: job.resources.gpus === "auto" ? undefined : job.resources.gpus,
+      workers: job.resources.nodes === 1 ? undefined : job.resources.nodes,
       ...(job.metadata ? { metadata: job.metadata } : {}),
     }),
   );

@@ -214,6 +214,7 @@ const PHASES: Record<string, string> = {
 /** A job's progress and time; with `isShort`, a failed job shows its error code instead. */
 export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean }) {
   const { step, total_steps, eta_seconds } = job.progress;
+  if (job.waiting_for && !isShort) return <span>{job.waiting_for}</span>;
   if (job.status === "queued" && job.queue_position) {
     return (
       <span>{job.queue_position === 1 ? "Next in the queue" : `Position ${job.queue_position} in the queue`}</span>

@@ -1,0 +1,89 @@
+"""Jobs over several workers, each with a state directory of its own, which meet on loopback."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from app.core.jobs import invariants, queries
+from app.core.jobs.state_machine import JobStatus
+from app.core.jobs.tables import Job
+from app.core.spec.resources import Resources
+from tests.setup_jobs import make_job, stored_file, supervised
+from tests.waiting import eventually
+from tests.worker.celery_process import CeleryProcess
+from tests.worker.conftest import Plant
+
+
+def machine(plant: Plant, name: str, application: str = "tests.worker.protocol_worker") -> CeleryProcess:
+    """Return a worker with a state directory of its own; only the blobs are shared."""
+    own = plant.directory / name
+    own.mkdir()
+    (own / "storage").symlink_to(plant.directory / "state" / "storage")
+    environment = plant.environment | {"GROUPTUNE_STATE_DIR": str(own)}
+    arguments = ["-Q", "train", "-P", "threads", "-c", "1"]
+    return CeleryProcess(name, arguments, environment, plant.directory, application)
+
+
+def submit(plant: Plant, behaviour: str = "", nodes: int = 2, **hyperparameters: int) -> str:
+    """Create a queued job over `nodes` workers; no worker is notified."""
+    wanted = {"resources": Resources(nodes=nodes), "metadata": {"behaviour": behaviour}}
+    with plant.database.transaction() as session:
+        file = stored_file(session, plant.store, plant.project, plant.directory, 8)
+        spec = supervised(batch_size=2, **hyperparameters).model_copy(update=wanted)
+        return make_job(session, plant.project, spec, file).id
+
+
+def workers_of(plant: Plant, job_id: str) -> list[tuple[str, ...]]:
+    """Return the pids of the workers of each attempt, that of the leader first."""
+    with plant.database.transaction() as session:
+        members = queries.list_members(session, job_id)
+        return [
+            tuple(name.rpartition(":")[2] for name in (attempt.worker, *members.get(attempt.attempt, ())))
+            for attempt in queries.list_attempts(session, job_id)
+        ]
+
+
+def assert_metrics_once(plant: Plant, job: Job, steps: int) -> None:
+    with plant.database.transaction() as session:
+        assert [metric.step for metric in queries.list_metrics(session, job.id)] == list(range(1, steps + 1))
+        assert invariants.breaches(session, plant.store.exists) == []
+
+
+@pytest.mark.slow
+def test_killed_worker_ends_the_attempt_on_all(plant: Plant) -> None:
+    """First a further worker is killed, then the one that leads; another worker takes the place of each."""
+    steps = 600
+    job_id = submit(plant, f"train_slowly:{steps}")
+    with plant.default_worker(), ExitStack() as running:
+        workers = {}
+
+        def start(name: str) -> None:
+            worker = running.enter_context(machine(plant, name))
+            workers[str(worker.pid)] = worker
+
+        start("a")
+        start("b")
+        for attempt, victim in ((1, 1), (2, 0)):
+            eventually(lambda attempt=attempt: len(workers_of(plant, job_id)) == attempt)  # type: ignore[misc]
+            plant.wait_for_step(job_id, plant.job(job_id).step + 5)
+            workers.pop(workers_of(plant, job_id)[-1][victim]).kill()
+            start(f"other-{attempt}")
+        job = plant.wait_for(job_id, JobStatus.succeeded)
+        assert set(workers) == set(workers_of(plant, job_id)[-1])
+    attempts = plant.attempts(job_id)
+    assert [attempt.outcome for attempt in attempts] == ["lost_lease", "lost_lease", "succeeded"]
+    assert 0 < attempts[1].resumed_from_step < attempts[2].resumed_from_step
+    assert_metrics_once(plant, job, steps)
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_job(plant: Plant) -> None:
+    """The real trainer over gloo, in one process on each worker; then a job resumes on one worker."""
+    shared = submit(plant, n_epochs=2)
+    with plant.default_worker(), ExitStack() as running:
+        for name in "ab":
+            running.enter_context(machine(plant, name, "worker.celery_app"))
+        job = plant.wait_for(shared, JobStatus.succeeded)
+        [pids] = workers_of(plant, shared)
+        assert len(set(pids)) == 2
+    assert_metrics_once(plant, job, 8)
