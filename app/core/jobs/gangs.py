@@ -20,7 +20,6 @@ from sqlalchemy.orm import Session
 
 from app.core.jobs.controls import waits
 from app.core.jobs.events import Event, append
-from app.core.jobs.placement import slots_by_kind, training_workers
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import AttemptMember, IdleSlot, Job
 from app.core.plurals import plural
@@ -104,24 +103,18 @@ def add_members(session: Session, job_id: str, attempt: int, slots: list[IdleSlo
     session.flush()
 
 
-def hold(session: Session, job_id: str, slot: Slot, alive_seconds: float) -> bool:
-    """Return whether the slot waits for a job with too few idle slots instead of taking another job.
-
-    It does not wait if the running workers could not train the job even if all of them were free.
-    """
+def hold(session: Session, job_id: str) -> bool:
+    """Return whether a slot waits for a job with too few idle slots instead of taking another job."""
     is_held, has_rested, was_held = (
         Job.held_at > _in(-HOLD_SECONDS),
         func.coalesce(Job.held_at < _in(-HOLD_SECONDS - REST_SECONDS), True),
         Job.held_at.is_not(None),
     )
     job = session.execute(
-        select(
-            Job.gpus, Job.nodes, is_held.label("is_held"), has_rested.label("has_rested"), was_held.label("again")
-        ).where(Job.id == job_id)
+        select(Job.nodes, is_held.label("is_held"), has_rested.label("has_rested"), was_held.label("again")).where(
+            Job.id == job_id
+        )
     ).one()
-    fitting = [worker for worker in training_workers(session, alive_seconds) if worker.hardware.gpus >= job.gpus]
-    if slots_by_kind(fitting)[slot.kind] < job.nodes:
-        return False
     if not job.has_rested:
         return bool(job.is_held)
     began = session.scalar(

@@ -28,6 +28,7 @@ from app.core.spec.hardware import Hardware
 from app.core.spec.job import JobSpec
 from app.core.spec.resources import MAX_NODES
 from app.core.webhooks.events import EventType, emit
+from app.core.workers import presence
 
 log = structlog.get_logger(__name__)
 
@@ -193,6 +194,7 @@ def _take(
     Return its row, its spec, the part of the worker's hardware that trains it, and the slots of the other workers.
     """
     values |= {"gpus": hardware.gpus, "nodes": 1 if slot is None else MAX_NODES}
+    may_hold = slot is not None
     depth: int | None = FIRST
     skipped: list[str] = []
     while True:
@@ -215,9 +217,13 @@ def _take(
             others = [] if slot is None or nodes == 1 else gangs.take(session, slot, used.processes, nodes - 1)
             if others is None:
                 savepoint.rollback()
-                if slot is not None and gangs.hold(session, row.id, slot, values["lease_seconds"]):
-                    return None
-                skipped.append(row.id)
+                # Only the first one in the queue's order that could run holds the slot: of many, one always would.
+                if slot is not None and may_hold and _could_run(session, slot, used, nodes, values["lease_seconds"]):
+                    if gangs.hold(session, row.id):
+                        return None
+                    may_hold = False
+                # Jobs over more workers would find too few as well. A long queue of them must not cost a try each.
+                values["nodes"] = nodes - 1
                 continue
             savepoint.commit()
             return row, spec, used, others
@@ -225,6 +231,11 @@ def _take(
         if depth is None:
             return None
         depth = None  # other claims may have locked all of the first jobs: search the whole queues
+
+
+def _could_run(session: Session, slot: Slot, used: Hardware, nodes: int, alive_seconds: float) -> bool:
+    """Return whether the running workers could train a job over `nodes` of them if all were free."""
+    return presence.training_slots(session, slot.kind, used.processes, alive_seconds) >= nodes
 
 
 def _within_limit(session: Session, project_id: str, default: int) -> bool:

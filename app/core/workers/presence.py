@@ -86,6 +86,19 @@ def gpus_by_worker(session: Session) -> dict[str, int]:
     return {row.name: Hardware.model_validate(row.hardware).gpus for row in rows}
 
 
+def training_slots(session: Session, kind: str, gpus: int, alive_seconds: float) -> int:
+    """Return the slots, free or not, of the workers of one kind that have `gpus` GPUs and may train."""
+    accelerators = Worker.hardware["accelerators"].as_integer()
+    own_gpus = func.coalesce(func.nullif(accelerators, 0), Worker.hardware["processes"].as_integer())  # Hardware.gpus
+    may_train = (
+        Worker.last_seen > _ago(alive_seconds),
+        Worker.state != WorkerState.quarantined,
+        Worker.queues.contains([TRAIN_QUEUE]),
+    )
+    slots = select(func.coalesce(func.sum(Worker.slots), 0)).where(Worker.kind == kind, own_gpus >= gpus, *may_train)
+    return session.scalars(slots).one()
+
+
 def available_trackers(session: Session, allowed: Collection[str], alive_seconds: float) -> frozenset[str]:
     """Return the trackers of `allowed` whose libraries a worker that trains has; all of them while that is unknown."""
     reports = [member.worker.trackers for member in list_workers(session, alive_seconds) if member.trains]

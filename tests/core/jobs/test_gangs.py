@@ -141,6 +141,36 @@ def test_free_slot_is_held_for_a_minute(database: Database, project: str) -> Non
         assert claimed(session, slot) is None
 
 
+def test_only_the_first_of_many_gangs_holds_a_slot(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        first = gang(session, project)
+        first.priority = 2
+        for nodes in (2, 3, 2):
+            gang(session, project, nodes).priority = 1
+        single = make_job(session, project)
+        appear(session, "a", "b", "c")
+        slot = new_slot("a", KIND)
+        assert claimed(session, slot) is None
+    with database.transaction() as session:
+        session.execute(update(Job).values(held_at=Job.held_at - func.make_interval(0, 0, 0, 0, 0, 1, 1)))
+        taken = claimed(session, slot)
+        assert taken is not None
+        assert taken.job_id == single.id
+        held = session.scalars(select(Job.id).where(Job.held_at.is_not(None))).all()
+        assert held == [first.id]
+
+
+def test_smaller_gang_starts_before_one_that_is_too_large(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        gang(session, project, 3).priority = 1
+        small = gang(session, project)
+        appear(session, "a", "b")  # three workers do not run, so nothing waits for them
+        wait(session, "b")
+        leader = claimed(session, new_slot("a", KIND))
+        assert leader is not None
+        assert (leader.job_id, leader.nodes) == (small.id, 2)
+
+
 def test_slot_is_not_held_for_workers_that_do_not_run(database: Database, project: str) -> None:
     with database.transaction() as session:
         gang(session, project)
