@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from app.core.spec.experts import experts_of
 from app.core.spec.job import BasePrecision
 from app.core.spec.reports import TrainerExit
+from worker.training.distributed import PeerLost
 from worker.training.failures import diagnose
 from worker.training.types import JobFailure
 
@@ -31,7 +32,7 @@ def unsupported_on_error(directory: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (JobFailure, OSError, SafetensorError):
+    except (JobFailure, PeerLost, OSError, SafetensorError):
         raise
     except Exception as error:
         if diagnose(error) is not None:

@@ -53,6 +53,19 @@ class Ranks:
         """Returns the sum of each value over all ranks, on every rank, with one message."""
         return tuple(map(sum, zip(*self.gather(values), strict=True)))
 
+    def maximum(self, value: int) -> int:
+        """Returns the largest value of all ranks, on every rank. Raises `PeerLost`.
+
+        Faster than `gather`: one small tensor and no pickle.
+        """
+        if self.size == 1:
+            return value
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        largest = torch.tensor(value, device=device)
+        with _collective():
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
     def gather(self, value: Item) -> list[Item]:
         """Returns the values of all ranks, in rank order, on every rank. Raises `PeerLost`."""
         if self.size == 1:
@@ -95,6 +108,18 @@ def _collective() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise PeerLost(f"Another rank of the trainer has ended: {error}") from error
+
+
+@contextmanager
+def lost_peers() -> Iterator[None]:
+    """Turns the errors of torch's own collectives within the block into `PeerLost`; leaves every other error."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no type of its own; its messages begin with the place in its sources.
+        if isinstance(error, distributed.DistError) or "gloo/transport" in str(error):
+            raise PeerLost(f"Another rank of the trainer has ended: {error}") from error
+        raise
 
 
 def join(size: int) -> Ranks:

@@ -132,7 +132,9 @@ class Evaluator:
         The ranks share the rows, and each returns the values of all rows. Raises `JobFailure` while the grader's server
         is unavailable, and `PeerLost`.
         """
-        found = _Share.joined(self.ranks.gather(self._evaluate(self.ranks.share(self.prompts))))
+        with self.policy.lockstep():
+            own = self._evaluate(self.ranks.share(self.prompts))
+        found = _Share.joined(self.ranks.gather(own))
         values = {
             "eval/loss": _mean_nll([response for row in found.demonstrations for response in row]),
             "eval/forward_kl": _mean_logprob(found.starting_before) - _mean_logprob(found.starting),

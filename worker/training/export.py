@@ -90,7 +90,10 @@ def save_adapter(directory: Path, policy: Policy, base: str, revision: str | Non
     config = policy.model.peft_config["default"]
     config.base_model_name_or_path, config.revision = base, revision
     # save_embedding_layers=False, because "auto" queries the Hugging Face Hub for a repository of that name.
-    policy.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+    # Only the trained weights: the state dict of a sharded base would be one of slices.
+    policy.model.save_pretrained(
+        str(directory), safe_serialization=True, save_embedding_layers=False, state_dict=dict(policy.trained)
+    )
     _drop_new_defaults(directory / "adapter_config.json")
     return directory
 

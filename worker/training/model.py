@@ -1,7 +1,7 @@
 """The policy: a frozen base model with a LoRA adapter, and the two paths to its log-probabilities."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from app.core.spec.experts import experts_of
 from app.core.spec.job import BasePrecision, Lora
 from app.core.spec.reports import TrainingPath
+from app.core.spec.sharding import Sharding
 from worker.training import lora as lora_product
 from worker.training.adapter import load_adapter, new_adapter
 from worker.training.attention import IMPLEMENTATION, SMALL_SCORES
 from worker.training.base_model import load_base, unsupported_on_error
-from worker.training.batching import Packed
+from worker.training.batching import Packed, pack
+from worker.training.distributed import Ranks
 from worker.training.lm_head import Head, check_frozen, chunk_elements, head_of, token_logprobs
 from worker.training.plain_path import PlainPath
 from worker.training.recompute import recompute_activations, save_activations
-from worker.training.self_check import select_path
+from worker.training.self_check import ordinary_tokens, select_path
+from worker.training.sharding import ShardedBase, may_shard, needs_sharding
 
 
 class Policy:
@@ -37,6 +40,8 @@ class Policy:
         self.device = device
         self.version = 0
         self.path = TrainingPath(name="plain", reason="not compared with transformers yet")
+        self.sharded: ShardedBase | None = None
+        """The base model as the ranks share it; None if each has the whole one."""
         self.notes: list[str] = []
         """Sentences for the job's events about how the base model was loaded."""
         self.is_base = False
@@ -70,9 +75,12 @@ class Policy:
         """Whether prefixes are shared."""
         return self.path.name == "fast"
 
-    @cached_property
+    @property
     def head(self) -> Head:
-        """The output head. Raises `JobFailure` if it is no plain matrix; the plain path does not need it."""
+        """The output head. Raises `UnknownHead` if it is no plain matrix; the plain path does not need it.
+
+        Of a sharded base, its weights can be read after a pass of the same lockstep only.
+        """
         return head_of(self.causal)
 
     @property
@@ -80,7 +88,7 @@ class Policy:
         """The adapter's parameters by name: fp32, in a fixed order."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    @property
+    @cached_property
     def base_parameters(self) -> int:
         """The number of parameters of the frozen base model."""
         trained, total = self.model.get_nb_trainable_parameters()  # counts packed 4-bit weights correctly
@@ -99,7 +107,7 @@ class Policy:
         """Switches to the fast path. Raises various errors for architectures that lack its parts."""
         self.causal.set_attn_implementation(IMPLEMENTATION)
         lora_product.fuse(self.model)
-        recompute_activations(self.model)
+        recompute_activations(self.model, nullcontext if self.sharded is None else self.sharded.whole)
         _ = self.head
         self.path = TrainingPath(name="fast", reason="")
 
@@ -109,6 +117,27 @@ class Policy:
         save_activations(self.model)
         self.causal.set_attn_implementation(attention or self.own_attention)
         self.path = TrainingPath(name="plain", reason=reason)
+
+    def shard(self, ranks: Ranks) -> None:
+        """Shards the base model over `ranks`. Raises `JobFailure` if that is impossible."""
+        _ = self.base_parameters  # counted while 4-bit weights still have their own type
+        token = (int(ordinary_tokens(self.causal.config)[0]),)
+        idle = pack([[(token, token)]], self.device)
+        self.sharded = ShardedBase(self.model, self.device, ranks, lambda: self.logprobs(idle, 1.0)[0])
+
+    def lockstep(self, *, gradients: bool = False) -> AbstractContextManager[None]:
+        """Returns a block in which all ranks make the same passes, if the base is sharded. All ranks must enter it.
+
+        `gradients` says whether its passes have backward passes.
+        """
+        return nullcontext() if self.sharded is None else self.sharded.lockstep(gradients=gradients)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of `loss`, a scalar, to the adapter's."""
+        if self.sharded is None:
+            loss.backward()
+        else:
+            self.sharded.backward(loss)
 
     @contextmanager
     def dropping(self, seed: int) -> Iterator[None]:
@@ -220,21 +249,32 @@ def load_policy(
     adapter: Path | None = None,
     precision: BasePrecision = "native",
     max_length: int | None = None,
+    sharding: Sharding = "none",
+    ranks: Ranks | None = None,
 ) -> Policy:
     """Loads the base model of `directory` in its own dtype (or `dtype`) with an fp32 LoRA adapter; selects its path.
 
     The adapter is loaded from the directory `adapter`, or is new with initial values that depend on `seed` only.
     Without `lora`, an adapter keeps its settings, and a new one has the defaults. `max_length` is the length of the
-    longest sequence, if it is known.
+    longest sequence, if it is known. All of `ranks` must load the same policy at the same time; `sharding` says whether
+    each holds the whole base model.
 
     Raises `JobFailure` for target modules that the model lacks, an adapter whose settings differ from `lora`, a
-    precision that this machine does not support, and a model that cannot be trained.
+    precision or sharding that this machine does not support, and a model that cannot be trained.
     """
-    device = pick_device()
+    device, ranks = pick_device(), ranks or Ranks()
     with unsupported_on_error(directory):
-        base, notes = load_base(directory, device, dtype, precision)
+        # The host's memory first, if a device may be too small. bitsandbytes quantises on the device.
+        is_open = may_shard(sharding, ranks, device)
+        place = torch.device("cpu") if is_open and precision == "native" else device
+        base, notes = load_base(directory, place, dtype, precision)
+        is_sharded = is_open and needs_sharding(sharding, ranks, device, base)
+        if not is_sharded and place != device:
+            base.to(device)
         model = new_adapter(base, lora or Lora(), seed) if adapter is None else load_adapter(base, lora, adapter)
         policy = Policy(model, device)
         policy.notes += notes
+        if is_sharded:
+            policy.shard(ranks)
         select_path(policy, max_length)
     return policy

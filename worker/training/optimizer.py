@@ -103,7 +103,7 @@ class Updater:
         self.optimizer = optimizer
         self.loss = loss
         self.temperature = temperature
-        self.token_budget = TokenBudget(token_budget, on_shrink)
+        self.token_budget = TokenBudget(token_budget, on_shrink, can_shrink=policy.sharded is None)
         self.ranks = ranks or Ranks()
         self.pair_loss = pair_loss
 
@@ -127,7 +127,8 @@ class Updater:
         if not computed:
             return UpdateResult(0.0, 0.0, tokens, 0, None, applied=False)
         # A rank with nothing to train still joins the gradient sum, or the other ranks would wait for it.
-        totals = self._accumulate_within_memory(trained, divisors, number) if trained else _Totals(0.0, 0, 0)
+        with self.policy.lockstep(gradients=True):
+            totals = self._accumulate_within_memory(trained, divisors, number) if trained else _Totals(0.0, 0, 0)
         # All ranks divide by the same N, so the gradient of the step is the sum over ranks, not the mean.
         self.ranks.sum_gradients(self.policy.trained.values())
         shares = self.ranks.gather(totals)
@@ -154,7 +155,8 @@ class Updater:
         for member in all_members(groups):
             member.trainer_logprobs = []
         rollouts = [(group.prompt, kept) for group in groups if (kept := self.loss.rollouts(group))]
-        score_reference(self.policy, rollouts, self.temperature, self.token_budget)
+        with self.policy.lockstep():
+            score_reference(self.policy, rollouts, self.temperature, self.token_budget)
 
     def _step(self, rate: float) -> None:
         for parameters in self.optimizer.param_groups:
@@ -196,7 +198,7 @@ class Updater:
             terms = self.loss(batch, logprobs_N, divisors)
         else:
             terms = Terms(self.pair_loss(batch, logprobs_N, divisors.groups))
-        terms.loss.backward()
+        self.policy.backward(terms.loss)
         return _Scored(
             tuple(member for _, member in batch.sequences),
             terms.loss.detach(),

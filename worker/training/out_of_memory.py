@@ -20,10 +20,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 class TokenBudget:
     """The most packed tokens that a micro-batch may hold. Halved after each out-of-memory error, never raised again."""
 
-    def __init__(self, tokens: int, on_shrink: Callable[[int], None]) -> None:
-        """`on_shrink` receives the new budget in tokens."""
+    def __init__(self, tokens: int, on_shrink: Callable[[int], None], *, can_shrink: bool = True) -> None:
+        """`on_shrink` receives the new budget in tokens.
+
+        `can_shrink` is False where a pass cannot be repeated: other ranks have joined it, and wait for its next block.
+        """
         self.tokens = tokens
         self._on_shrink = on_shrink
+        self._can_shrink = can_shrink
 
     def run(self, attempt: Callable[[int], Result], *, shortest: int, reset: Callable[[], None]) -> Result:
         """Returns `attempt(tokens)`; after an out-of-memory error calls `reset`, halves the budget and tries again.
@@ -35,7 +39,7 @@ class TokenBudget:
             try:
                 return attempt(self.tokens)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.tokens <= shortest:
+                if not self._can_shrink or not is_out_of_memory(error) or self.tokens <= shortest:
                     raise
             # ExternalServices the except clause: the exception's traceback keeps the failed pass's tensors alive.
             reset()

@@ -17,6 +17,7 @@ Example, a gated MLP, down(act(gate(x)) * up(x)):
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -96,13 +97,21 @@ def _itself(saved: Sequence[Tensor]) -> Tensor:
     return saved[0]
 
 
-def recompute_activations(model: nn.Module) -> None:
-    """Makes the frozen norms and gated MLPs of a model save only their inputs. Changes the model in place."""
+def recompute_activations(
+    model: nn.Module, whole: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext
+) -> None:
+    """Makes the frozen norms and gated MLPs of a model save only their inputs. Changes the model in place.
+
+    `whole` is a context in which a module's weights are whole, for models that are sharded.
+    """
     for module in list(model.modules()):
         if _is_norm(module):
             module.forward = _RecomputedNorm(module.forward)
-        elif _is_gated_mlp(module):
-            module.forward = _RecomputedGatedMlp(module)
+        elif _has_parts(module):
+            with whole(module):
+                is_gated = _is_gated_mlp(module)
+            if is_gated:
+                module.forward = _RecomputedGatedMlp(module)
 
 
 def save_activations(model: nn.Module) -> None:
@@ -146,16 +155,19 @@ def _is_norm(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__ and not any(value.requires_grad for value in module.parameters())
 
 
+def _has_parts(module: Any) -> bool:
+    parts = ("gate_proj", "up_proj", "down_proj")
+    return all(isinstance(getattr(module, name, None), nn.Module) for name in parts) and callable(
+        getattr(module, "act_fn", None)
+    )
+
+
 @torch.no_grad()
 def _is_gated_mlp(module: Any) -> bool:
-    """Returns whether the module computes what `_RecomputedGatedMlp` does, tested on a few numbers.
+    """Returns whether a module with the parts of a gated MLP computes `_RecomputedGatedMlp`, tested on a few numbers.
 
     The attribute names alone are no proof: an architecture may combine the same parts differently.
     """
-    if not all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj")):
-        return False
-    if not callable(getattr(module, "act_fn", None)):
-        return False
     weight = module.gate_proj.weight
     # A 4-bit weight is packed: it has neither the layer's width nor a dtype to compute in.
     dtype = weight.dtype if weight.is_floating_point() else torch.bfloat16

@@ -66,7 +66,9 @@ class Reference:
                 return False
             chunk = rows[start : start + CHUNK]
             mine = [prompt for _, prompt in ranks.share(chunk)]
-            for rank, found in enumerate(ranks.gather(score_within_memory(policy, mine, budget))):
+            with policy.lockstep():
+                own = score_within_memory(policy, mine, budget)
+            for rank, found in enumerate(ranks.gather(own)):
                 for (file, prompt), logprobs in zip(chunk[rank :: ranks.size], found, strict=True):
                     scored[file][prompt.line] = logprobs
         self._logprobs = scored

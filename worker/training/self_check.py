@@ -20,6 +20,7 @@ from torch import Tensor
 from app.core.spec.reports import TrainingPath
 from worker.training.attention import UnknownArgument
 from worker.training.batching import Example, pack
+from worker.training.distributed import PeerLost
 from worker.training.failures import diagnose
 from worker.training.lora_targets import coverage
 from worker.training.rope import length_limit
@@ -108,7 +109,7 @@ def _attempt(switch: Callable[[], None], problem: Callable[[], str | None]) -> s
     except UnknownArgument as error:
         return str(error)
     except Exception as error:  # an architecture may lack any part that the path needs
-        if isinstance(error, OSError) or diagnose(error) is not None:
+        if isinstance(error, OSError | PeerLost) or diagnose(error) is not None:
             raise
         return f"the fast path fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
@@ -177,9 +178,10 @@ def eager_logprobs(causal: Any, groups: Sequence[Sequence[Example]]) -> Tensor:
 
 def _measure(policy: "Policy", logprobs: Callable[[], Tensor]) -> Measured:
     parameters = list(policy.trained.values())
-    logprobs_N = logprobs()
-    weights_N = torch.linspace(-1, 1, len(logprobs_N), device=logprobs_N.device)
-    gradients = torch.autograd.grad((weights_N * logprobs_N).sum(), parameters, allow_unused=True)
+    with policy.lockstep(gradients=True):  # all ranks compute the same
+        logprobs_N = logprobs()
+        weights_N = torch.linspace(-1, 1, len(logprobs_N), device=logprobs_N.device)
+        gradients = torch.autograd.grad((weights_N * logprobs_N).sum(), parameters, allow_unused=True)
     used = [
         torch.zeros_like(value) if gradient is None else gradient
         for value, gradient in zip(parameters, gradients, strict=True)

@@ -46,6 +46,7 @@ from worker.training.reference import TEST, Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
+from worker.training.sharding import sharding_message
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
 from worker.training.trainer import Stopped, Trainer
@@ -122,7 +123,14 @@ def _train(
     # Jobs of earlier versions may hold defaults that were not sent. Their adapter keeps its own settings.
     lora = None if start is not None and not spec.lora_resolved else wanted.lora
     policy = load_policy(
-        base_dir, lora, spec.seed, adapter=start, precision=wanted.base_precision, max_length=wanted.max_length
+        base_dir,
+        lora,
+        spec.seed,
+        adapter=start,
+        precision=wanted.base_precision,
+        max_length=wanted.max_length,
+        sharding=wanted.sharding,
+        ranks=ranks,
     )
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
@@ -130,6 +138,8 @@ def _train(
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
     _report_path(policy, wanted.lora, report)
+    if ranks.size > 1:
+        report(sharding_message(policy.sharded, policy.causal, wanted.sharding, ranks))
     plan = plan_run(trainer_spec, prompts, tokenizer, policy.active_parameters)
     held_out = assign(validation, test, plan.eval_samples)
     if trainer_spec.resume_from is None and (use := held_out.message()) is not None:

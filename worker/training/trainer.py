@@ -143,8 +143,10 @@ class Trainer:
 
         # Rollouts and rewards: one group per prompt, of its demonstration, teacher answers and samples from the current
         # policy. A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
-        groups, rollout_seconds = self._graded_groups(step, self._prompts(step))
-        discarded, more_seconds = self._resample(step, groups)
+        prompts = self._prompts(step)
+        with self.policy.lockstep():
+            groups, rollout_seconds = self._graded_groups(step, prompts)
+            discarded, more_seconds = self._resample(step, groups)
         rollout_seconds += more_seconds
         graded = time.monotonic()
 
@@ -316,11 +318,12 @@ class Trainer:
             self.report(Message(message=early))
         self.best_adapter.restore(self.policy)
         self._report_result()
-        if self.ranks.rank != 0:
-            return
-        adapter = export.export_adapter(self.run_dir / "adapter", self.policy, self.trainer_spec)
-        prompts = self.held_out.prompts or self.order.prompts
-        write_probe(adapter, self.policy, prompts, self.tokenizer.end_ids)
+        adapter = self.run_dir / "adapter"
+        with self.policy.lockstep():
+            if self.ranks.rank == 0:
+                export.export_adapter(adapter, self.policy, self.trainer_spec)
+                prompts = self.held_out.prompts or self.order.prompts
+                write_probe(adapter, self.policy, prompts, self.tokenizer.end_ids)
         self.report(
             Finished(
                 step=self.step,

@@ -13,6 +13,7 @@ from app.core.spec.graders import BaseGrader, parts
 from app.core.spec.hardware import Hardware, data_sheet
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
 from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET
+from app.core.spec.sharding import is_sharded
 
 FORMULA: Final = 2
 """Version of these formulas; measurements made with other versions are ignored."""
@@ -59,6 +60,8 @@ PROCESS_BYTES: Final = 0.42e9
 """Bytes of Python, torch and transformers on a CPU."""
 CONTEXT_BYTES: Final = 1.2e9
 """Bytes of the CUDA context and unused allocator memory; the trainer's own measurement includes neither."""
+GATHERED_BLOCKS: Final = 3
+"""Blocks of a sharded base in memory during a pass: one in use, and the buffers of it and of the next one."""
 ADAPTER_BYTES: Final = 20
 """Bytes per adapter weight: fp32 value, gradient, two moments, and the copy of the best adapter."""
 
@@ -197,13 +200,8 @@ def memory_bytes(
 
     `token_budget` is the size of its micro-batches, which shrink to one response if they do not fit.
     """
-    width = 4 if shape.bytes > 3 * shape.parameters else 2
-    base = float(shape.bytes)
-    if spec.hyperparameters.base_precision == "4bit":
-        embedded = shape.vocabulary * shape.hidden
-        # Experts are stacked in one parameter, and bitsandbytes quantises linear layers only.
-        experts = shape.experts * shape.bytes / shape.parameters
-        base = embedded * 2 + experts + max(0, shape.parameters - embedded - shape.experts) * 0.6
+    width = _width(shape)
+    base = _held_bytes(spec, shape, hardware)
     lengths = work.lengths
     group = lengths.prompt + (work.response_tokens / work.groups if work.groups else 0.0)
     packed = min(token_budget, group * math.ceil(work.groups_a_step / hardware.processes))
@@ -216,10 +214,39 @@ def memory_bytes(
         longest = min(spec.settings.sampling.max_tokens, 2 * lengths.own)
         tokens = min(MAX_SEQUENCES, sequences) * (lengths.prompt + longest)
         decoding = tokens * shape.layers * 2 * shape.kv_width * width * 2  # growing a cache copies it
-        if hardware.accelerator is None:
+        if hardware.accelerator is None and not _is_sharded(spec, shape, hardware):
             decoding += base  # a copy of the weights, packed for decoding
     process = PROCESS_BYTES if hardware.accelerator is None else 0.0
     return process + base + adapter_weights(spec, shape) * ADAPTER_BYTES + max(activations, decoding)
+
+
+def _width(shape: Shape) -> int:
+    """Return the bytes of one number of the model's activations."""
+    return 4 if shape.bytes > 3 * shape.parameters else 2
+
+
+def _base_bytes(spec: JobSpec, shape: Shape) -> float:
+    """Return the bytes of the whole base model as it is loaded."""
+    if spec.hyperparameters.base_precision == "native":
+        return float(shape.bytes)
+    embedded = shape.vocabulary * shape.hidden
+    # Experts are stacked in one parameter, and bitsandbytes quantises linear layers only.
+    experts = shape.experts * shape.bytes / shape.parameters
+    return embedded * 2 + experts + max(0, shape.parameters - embedded - shape.experts) * 0.6
+
+
+def _is_sharded(spec: JobSpec, shape: Shape, hardware: Hardware) -> bool:
+    gpu = hardware.accelerator_memory_bytes if hardware.accelerator else None
+    return is_sharded(spec.hyperparameters.sharding, hardware.processes, _base_bytes(spec, shape), gpu)
+
+
+def _held_bytes(spec: JobSpec, shape: Shape, hardware: Hardware) -> float:
+    """Return the most bytes of the base model that one process holds."""
+    base = _base_bytes(spec, shape)
+    if not _is_sharded(spec, shape, hardware):
+        return base
+    embedded = min(base, float(shape.vocabulary * shape.hidden * _width(shape)))
+    return base / hardware.processes + embedded + GATHERED_BLOCKS * (base - embedded) / shape.layers
 
 
 def _adapts_experts(spec: JobSpec) -> bool:
@@ -229,7 +256,9 @@ def _adapts_experts(spec: JobSpec) -> bool:
 
 
 def least_memory_bytes(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> float:
-    """The same with one response per micro-batch."""
+    """The same with one response per micro-batch; with a sharded base, micro-batches do not shrink."""
+    if _is_sharded(spec, shape, hardware):
+        return memory_bytes(spec, work, shape, hardware)
     lengths = work.lengths
     longest = max(lengths.expert, lengths.teacher, lengths.own)
     return memory_bytes(spec, work, shape, hardware, lengths.prompt + longest)

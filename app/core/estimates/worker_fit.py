@@ -15,7 +15,7 @@ class MemoryFit(StrEnum):
 
     fits = "fits"
     tight = "tight"
-    """Fits only with smaller micro-batches, to which the trainer switches; slower."""
+    """Fits only with smaller micro-batches, to which the trainer switches; slower. With a sharded base: may not fit."""
     does_not_fit = "does_not_fit"
     no_worker = "no_worker"
 
@@ -84,6 +84,11 @@ def _reason(worker: OnWorker) -> str:
     match worker.verdict:
         case MemoryFit.fits:
             return f"The job needs {_spread(whole)} of the {where}."
+        case MemoryFit.tight if least == whole:
+            return (
+                f"The job needs {_spread(whole)} of the {where}, and may run out of it: with a sharded base model, "
+                "micro-batches do not shrink. Use more processes or a lower max_length to be safe."
+            )
         case MemoryFit.tight:
             return f"The job needs {_spread(whole)} of the {where}. It also runs, more slowly, in {_spread(least)}."
     return (

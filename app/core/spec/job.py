@@ -16,6 +16,7 @@ from app.core.spec.graders import Grader
 from app.core.spec.integrations import MAX_INTEGRATIONS, Integration
 from app.core.spec.policy_loss import PolicyLossSettings
 from app.core.spec.resources import Resources
+from app.core.spec.sharding import Sharding
 from app.core.spec.teacher_answers import BaseUrl, Spent, TeacherBudget, TeacherModel
 from app.core.spec.template_variables import TemplateVariables
 
@@ -116,6 +117,9 @@ class Hyperparameters(Frozen):
     """The adapter that is trained."""
     base_precision: BasePrecision = "native"
     """Precision of the frozen base: as stored, or 4-bit NF4 (QLoRA): a quarter of bf16's memory, but slower."""
+    sharding: Sharding = "auto"
+    """Whether each process holds the whole frozen base (`none`) or a part of it (`full`). `auto` shards a base that
+    would take more than 60 % of a GPU."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """After a warm-up, `constant` keeps the learning rate; `cosine` lowers it to a tenth along half a cosine."""
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"

@@ -53,6 +53,18 @@ def test_no_fit_reason_names_a_remedy() -> None:
     assert forecast(quantised, [("small:1", SMALL)], []).verdict is MemoryFit.tight
 
 
+def test_gpus_share_a_base_too_large_for_one() -> None:
+    eight = gpu("NVIDIA L4", 16, processes=8)
+    result = forecast(JOB, [("one:1", SMALL), ("eight:1", eight)], [])
+    assert [(worker.name, worker.verdict) for worker in result.workers] == [
+        ("eight:1", "tight"),
+        ("one:1", "does_not_fit"),
+    ]
+    assert "micro-batches do not shrink" in result.reason
+    whole = planned(gft(hyperparameters={"batch_size": 8, "n_epochs": 1, "sharding": "none"}))
+    assert forecast(whole, [("eight:1", eight)], []).verdict is MemoryFit.does_not_fit
+
+
 def test_smaller_micro_batches_make_the_fit_tight() -> None:
     needed = forecast(JOB, [("w:1", LARGE)], []).estimate
     assert needed.peak_memory_bytes is not None

@@ -26,7 +26,7 @@ from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, r
 from tests.worker.training.test_optimizer import mixed_groups
 from tests.worker.training.updates import gradient
 from worker.training.batching import DataOrder
-from worker.training.distributed import Ranks, in_order
+from worker.training.distributed import PeerLost, Ranks, in_order, lost_peers
 from worker.training.launcher import cause
 from worker.training.model import Policy
 from worker.training.types import Prompt
@@ -76,6 +76,13 @@ def test_two_ranks_have_the_gradient_of_one(llama: Policy, model_directory: Mode
             assert int(tokens) == alone.trained_tokens
             assert float(loss) == pytest.approx(alone.loss, abs=1e-6)
             assert plain.distance(load_file(tmp_path / f"{name}-{rank}.safetensors"), expected) < 1e-6
+
+
+def test_lost_connection_is_a_lost_peer() -> None:
+    with pytest.raises(PeerLost, match="Connection closed"), lost_peers():
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), lost_peers():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def failures(*codes: int) -> dict[int, ProcessFailure]:

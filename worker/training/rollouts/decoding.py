@@ -60,12 +60,15 @@ class Decoder:
         self._layers_by_input = _layers_by_input(policy) if _can_pack(policy) else []
 
     @contextmanager
-    def head(self) -> Iterator[Head]:
-        """Packs the policy's current weights, adapter included, for the block. Yields the output head to use."""
-        head = self._policy.head
+    def head(self) -> Iterator[Head | None]:
+        """Packs the policy's current weights, adapter included, for the block. Yields the output head to use.
+
+        None stands for the policy's own head, which a sharded base has only after a pass.
+        """
         if not _can_pack(self._policy):
-            yield head
+            yield None
             return
+        head = self._policy.head
         with ExitStack() as replaced:
             for layers in self._layers_by_input:
                 projections = FusedProjections(layers, head.weight_V_H.dtype)
@@ -75,7 +78,7 @@ class Decoder:
 
 
 def _can_pack(policy: Policy) -> bool:
-    return can_pack(policy.device, policy.head.weight_V_H.dtype)
+    return policy.sharded is None and can_pack(policy.device, policy.head.weight_V_H.dtype)
 
 
 def _layers_by_input(policy: Policy) -> list[list[FusedLora]]:

@@ -70,6 +70,7 @@ def generate(
             attention_mask=torch.ones_like(ids_B_T),
             generation_config=config,
             logits_processor=[chooser],
+            synced_gpus=False,  # a sharded base has its own lockstep
         )
     tokens = output[:, ids_B_T.shape[1] :].tolist()
     logprobs = torch.stack(chooser.logprobs_B, 1).tolist()

@@ -116,7 +116,7 @@ class Sampler:
 
     def _decode(
         self,
-        head: Head,
+        head: Head | None,
         prompts: Sequence[tuple[int, ...]],
         count: int,
         sampling: Sampling,
@@ -125,6 +125,7 @@ class Sampler:
     ) -> list[Completion]:
         """Returns the completions of one batch; sequence i belongs to prompt i // count."""
         cache, hidden_B_H, attention_B_T = self._prefill(prompts)
+        head = head or self.policy.head
         # KV repeat: each prompt is prefilled once and its cache is copied to its `count` samples.
         cache.batch_repeat_interleave(count)
         hidden_B_H = hidden_B_H.repeat_interleave(count, 0)

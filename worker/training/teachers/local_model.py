@@ -107,9 +107,12 @@ class LocalTeacher:
                     self._cache.report_event(message, warn=True, tokens=spent.tokens)
                     return True
                 numbers = self._ranks.share(missing[start : start + self._ranks.size])
-                sampled = [
-                    answer for number in numbers for answer in self._sample(sampler, tokenizer, number, batches[number])
-                ]
+                with policy.lockstep():
+                    sampled = [
+                        answer
+                        for number in numbers
+                        for answer in self._sample(sampler, tokenizer, number, batches[number])
+                    ]
                 answers = [answer for share in self._ranks.gather(sampled) for answer in share]
                 used = sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)
                 spent = Spent(requests=spent.requests, tokens=spent.tokens + used)
@@ -128,7 +131,10 @@ class LocalTeacher:
             yield self._student, tokenizer
         else:
             longest = self._trainer_spec.spec.hyperparameters.max_length
-            yield load_policy(self._directory, Lora(r=1, alpha=1), seed=0, max_length=longest), tokenizer
+            wanted = self._trainer_spec.spec.hyperparameters.sharding
+            lora = Lora(r=1, alpha=1)
+            teacher = load_policy(self._directory, lora, seed=0, max_length=longest, sharding=wanted, ranks=self._ranks)
+            yield teacher, tokenizer
 
     def _sample(
         self, sampler: Sampler, tokenizer: ChatTokenizer, number: int, batch: Sequence[Prompt]

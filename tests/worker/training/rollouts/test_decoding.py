@@ -20,6 +20,7 @@ def logits(policy: Policy, decoder: Decoder | None) -> Tensor:
         if decoder is None:
             return policy.head.logits(policy.hidden(IDS, torch.ones_like(IDS)).last_hidden_state, torch.float32)
         with decoder.head() as head:
+            assert head is not None
             return head.logits(policy.hidden(IDS, torch.ones_like(IDS)).last_hidden_state, torch.float32)
 
 
