@@ -46,7 +46,7 @@ from worker.training.reference import TEST, Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
 from worker.training.rollouts.vllm_sampler import serving
-from worker.training.sharding import sharding_message
+from worker.training.sharding import report_sharding
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
 from worker.training.trainer import Stopped, Trainer
@@ -138,8 +138,7 @@ def _train(
         size = policy.causal.get_memory_footprint() / 1e9
         report(Message(message=f"Base model loaded in {wanted.base_precision}: {size:.3g} GB including the adapter"))
     _report_path(policy, wanted.lora, report)
-    if ranks.size > 1:
-        report(sharding_message(policy.sharded, policy.causal, wanted.sharding, ranks))
+    report_sharding(policy.sharded, policy.causal, wanted.sharding, ranks, report)
     plan = plan_run(trainer_spec, prompts, tokenizer, policy.active_parameters)
     held_out = assign(validation, test, plan.eval_samples)
     if trainer_spec.resume_from is None and (use := held_out.message()) is not None:

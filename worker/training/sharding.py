@@ -40,8 +40,8 @@ def may_shard(wanted: Sharding, ranks: Ranks, device: torch.device) -> bool:
     """Returns whether a base model may have to be sharded. Raises `JobFailure` if that is required but impossible."""
     if wanted == "full" and ranks.size == 1:
         raise _refused(
-            "that takes two processes or more, and this worker trains with one. Raise GROUPTUNE_TRAINER_PROCESSES on "
-            "the worker, or set hyperparameters.sharding to 'auto'."
+            "that takes two processes or more, and the job trains with one. Set resources.gpus to at least 2, or "
+            "hyperparameters.sharding to 'auto'."
         )
     return ranks.size > 1 and (wanted == "full" or (wanted == "auto" and device.type == "cuda"))
 
@@ -205,8 +205,16 @@ class ShardedBase:
             self._root.reset_iter_state()
 
 
-def sharding_message(sharded: ShardedBase | None, base: nn.Module, wanted: Sharding, ranks: Ranks) -> Message:
-    """Returns the bytes of the base model that each process holds, for the job's events."""
+def report_sharding(
+    sharded: ShardedBase | None,
+    base: nn.Module,
+    wanted: Sharding,
+    ranks: Ranks,
+    report: Callable[[Message], None],
+) -> None:
+    """Reports the bytes of the base model that each process holds, if there are several."""
+    if ranks.size == 1:
+        return
     if sharded is None:
         own = total = base_bytes(base)
         held = f"the whole base model, {total / 1e9:.3g} GB"
@@ -215,7 +223,7 @@ def sharding_message(sharded: ShardedBase | None, base: nn.Module, wanted: Shard
         held = f"{own / 1e9:.3g} GB of the base model's {total / 1e9:.3g} GB between two passes"
     message = f"Each of the {plural(ranks.size, 'process')} holds {held} (sharding '{wanted}')"
     data = {"sharded": sharded is not None, "processes": ranks.size, "base_bytes": total, "bytes_per_process": own}
-    return Message(message=message, data=data)
+    report(Message(message=message, data=data))
 
 
 def _blocks(causal: nn.Module) -> list[nn.Module]:
