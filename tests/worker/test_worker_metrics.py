@@ -95,7 +95,7 @@ def test_no_free_metrics_port_is_an_error() -> None:
 
 
 def test_dashboard_queries_existing_metrics() -> None:
-    exposed = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1.0)).decode()
+    exposed = exposition(lambda: Backlog(dict.fromkeys(map(str, JobStatus), 1), 1, 1.0)).decode()
     declared = set(re.findall(r"# TYPE (\S+) \S+", exposed))
     for registry in (API, WORKER):
         declared |= {

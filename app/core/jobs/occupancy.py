@@ -1,8 +1,8 @@
 """Which workers run which jobs, the further workers of a job included."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select, union_all
+from sqlalchemy import Result, select, union_all
 from sqlalchemy.orm import Session
 
 from app.core.jobs.state_machine import JobStatus
@@ -26,5 +26,5 @@ def occupied_slots(session: Session) -> list[Occupied]:
         .join(Job, (Job.id == AttemptMember.job_id) & (Job.attempt == AttemptMember.attempt))
         .where(Job.status == JobStatus.running, AttemptMember.ended_at.is_(None))
     )
-    rows = session.execute(union_all(leaders, members).order_by("job_id"))
+    rows: Result[Any] = session.execute(union_all(leaders, members).order_by("job_id"))
     return [Occupied(row.worker, row.job_id, row.project_id) for row in rows]
