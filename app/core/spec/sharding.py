@@ -4,8 +4,8 @@ from typing import Final, Literal
 
 Sharding = Literal["auto", "none", "full"]
 
-WHOLE_SHARE: Final = 0.6
-"""The part of a GPU's memory that `auto` lets a whole base model take. Activations and the adapter need the rest."""
+WHOLE_SHARE: Final = 0.85
+"""The part of a GPU's memory that `auto` lets a whole base model take. A larger one could not be trained whole."""
 
 
 def is_sharded(wanted: Sharding, processes: int, base_bytes: float, gpu_bytes: float | None) -> bool:

@@ -120,9 +120,9 @@ def test_one_process_cannot_share_its_base(tmp_path: Path, chat_directory: Path)
 
 
 def test_auto_shards_a_base_too_large_for_a_gpu() -> None:
-    assert is_sharded("auto", 2, 60e9, 80e9)
-    assert not is_sharded("auto", 2, 16e9, 80e9)
-    assert not is_sharded("auto", 1, 60e9, 80e9)
-    assert not is_sharded("auto", 2, 60e9, None)  # on a CPU
+    assert is_sharded("auto", 2, 72e9, 80e9)
+    assert not is_sharded("auto", 2, 60e9, 80e9)
+    assert not is_sharded("auto", 1, 72e9, 80e9)
+    assert not is_sharded("auto", 2, 72e9, None)  # on a CPU
     assert is_sharded("full", 2, 16e9, None)
     assert not is_sharded("none", 2, 160e9, 80e9)
