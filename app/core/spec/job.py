@@ -118,8 +118,7 @@ class Hyperparameters(Frozen):
     base_precision: BasePrecision = "native"
     """Precision of the frozen base: as stored, or 4-bit NF4 (QLoRA): a quarter of bf16's memory, but slower."""
     sharding: Sharding = "auto"
-    """Whether each process holds the whole frozen base (`none`) or a part of it (`full`). `auto` shards a base that
-    would take more than 60 % of a GPU."""
+    """Whether each process holds all of the frozen base (`none`) or a part (`full`). auto: a part if not all fits."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """After a warm-up, `constant` keeps the learning rate; `cosine` lowers it to a tenth along half a cosine."""
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] | Auto = "auto"
