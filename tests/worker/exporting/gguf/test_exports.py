@@ -1,10 +1,13 @@
 """The formats as the worker runs them: files, checks, refusals."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from app.core.spec.export import QUANTIZATIONS, ExportFormat, ExportRefused, Quantization
 from tests import tiny_families
@@ -56,6 +59,19 @@ def test_adapter_file_passes_its_check(tiny_model: Models, tmp_path: Path) -> No
     assert [path.name for path in directory.iterdir()] == ["adapter.gguf"]
     assert not list(tmp_path.glob("*/base.gguf"))
     assert 0 < found.check.difference < found.check.tolerance
+
+
+def test_bf16_model_is_compared_exactly(tiny_model: Models, tmp_path: Path) -> None:
+    """In bf16 the unmerged model itself would be off by several roundings."""
+    model = tiny_model("smollm2")
+    base = shutil.copytree(model.base, tmp_path / "base")
+    rounded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    rounded.save_pretrained(base)
+    directory = tmp_path / "export"
+    directory.mkdir()
+    spec = TinyModel(base, model.adapter).spec(ExportFormat.gguf_lora)
+    found = FORMATS[ExportFormat.gguf_lora](spec, directory, ignore)
+    assert 0 < found.check.difference < 2 * torch.finfo(torch.bfloat16).eps
 
 
 def test_wrong_result_is_refused_with_numbers(tiny_model: Models, tmp_path: Path) -> None:
