@@ -99,7 +99,8 @@ def test_lost_rows_are_red_in_the_form(page: Page, sign_in: SignIn, client: Open
 
 def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture: Picture, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
-    broken.write_bytes(broken_at_17())
+    # Other tests upload the same rows, and the dashboard would find their file.
+    broken.write_bytes(broken_at_17() + b'\n{"prompt": "own row", "completion": "2"}\n')
     sign_in(page, "/ui/files")
     page.get_by_label("Choose a file").set_input_files(broken)
     expect(page.locator(".facts")).to_contain_text("Has errors")
@@ -112,10 +113,10 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     picture(page, "broken-file")
     page.get_by_role("button", name="Upload the corrected file").click()
     expect(page.locator(".facts")).to_contain_text("Ready")
-    expect(page.locator(".tile", has_text="usable rows")).to_contain_text("20")
+    expect(page.locator(".tile", has_text="usable rows")).to_contain_text("21")
 
     page.get_by_role("link", name="Files").first.click()
-    page.get_by_label("Choose a file").set_input_files(write_rows(tmp_path / "good.jsonl", 16))
+    page.get_by_label("Choose a file").set_input_files(write_rows(tmp_path / "good.jsonl", 17))
     expect(page.locator(".facts")).to_contain_text("Ready")
     row = page.get_by_role("article", name="Row of line 1", exact=True)
     expect(row.locator(".turn")).to_have_count(1 + 1 + 3)

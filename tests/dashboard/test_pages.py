@@ -275,6 +275,7 @@ def test_menu_of_pages_by_keyboard(page: Page, root: str, sign_in: SignIn, pictu
     expect(webhooks).to_be_hidden()
     expect(more).to_be_focused()
     page.keyboard.press("Space")
+    expect(webhooks).to_be_visible()
     page.keyboard.press("Shift+Tab")  # the focus leaves the menu
     expect(webhooks).to_be_hidden()
     more.click()

@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, ProcessF
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from app.core.plurals import plural
 from app.core.spec.reports import Failed, TrainerExit
 from app.core.spec.subprocess_environment import PARENT_PID
 from worker.training.distributed import SECONDS_TO_END
@@ -98,9 +99,9 @@ def _report_unmet(nodes: Nodes, error: Exception) -> int:
     sys.stderr.write(f"{error}\n")
     role = "waited for the other workers" if nodes.own == 0 else "could not connect"
     message = (
-        f"The {nodes.count} workers of the job did not meet: worker {nodes.own} {role} at {nodes.endpoint} for "
-        f"{SECONDS_TO_MEET} s. Open this port between the workers (GROUPTUNE_RENDEZVOUS_PORT fixes it), or set "
-        "GROUPTUNE_NODE_ADDRESS to an address of this worker that the others reach"
+        f"The {plural(nodes.count, 'worker')} of the job did not meet: worker {nodes.own} {role} at "
+        f"{nodes.endpoint} for {SECONDS_TO_MEET} s. Open this port between the workers (GROUPTUNE_RENDEZVOUS_PORT "
+        "fixes it), or set GROUPTUNE_NODE_ADDRESS to an address of this worker that the others reach"
     )
     sys.stdout.write(Failed(code="workers_not_connected", message=message).model_dump_json() + "\n")
     sys.stdout.flush()

@@ -150,5 +150,5 @@ def test_missing_bitsandbytes_fails_the_job(
     code, reports = Job(tmp_path / "run", chat_directory).run(base_precision="4bit")
     [failed] = of_kind(reports, Failed)
     assert (code, failed.code) == (TrainerExit.bad_config, "quantization_unavailable")
-    assert failed.param == "method.hyperparameters.base_precision"
+    assert failed.param == "method.gft.hyperparameters.base_precision"
     assert "grouptune[quantized]" in failed.message

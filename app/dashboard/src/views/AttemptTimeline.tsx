@@ -1,5 +1,5 @@
 // Timeline of a job's attempts: time on the x axis, steps on the y axis, one band per attempt.
-import { duration } from "../format";
+import { duration, plural } from "../format";
 import type { Attempt, Job } from "../types";
 
 const HEIGHT = 160;
@@ -30,7 +30,7 @@ export function outcomeStyle(outcome: string | null): { icon: string; tone: stri
 function describeAttempt(attempt: Attempt, took: number): string {
   const reached = attempt.last_step === null ? "no step" : `to step ${attempt.last_step}`;
   const steps = attempt.training_at === null ? "loading" : `from step ${attempt.resumed_from_step} ${reached}`;
-  const workers = attempt.members.length ? ` on ${attempt.members.length + 1} workers` : "";
+  const workers = attempt.members.length ? ` on ${plural(attempt.members.length + 1, "worker")}` : "";
   return `Attempt ${attempt.epoch}${workers}: ${steps} in ${duration(took)}, ${outcomeStyle(attempt.outcome).text}${attempt.reason ? `: ${attempt.reason}` : ""}`;
 }
 
