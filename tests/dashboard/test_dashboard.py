@@ -116,7 +116,7 @@ def test_broken_file_to_downloaded_adapter(page: Page, sign_in: SignIn, picture:
     expect(page.locator(".tile", has_text="usable rows")).to_contain_text("21")
 
     page.get_by_role("link", name="Files").first.click()
-    page.get_by_label("Choose a file").set_input_files(write_rows(tmp_path / "good.jsonl", 17))
+    page.get_by_label("Choose a file").set_input_files(write_rows(tmp_path / "good.jsonl", 16, start=3))
     expect(page.locator(".facts")).to_contain_text("Ready")
     row = page.get_by_role("article", name="Row of line 1", exact=True)
     expect(row.locator(".turn")).to_have_count(1 + 1 + 3)
