@@ -99,7 +99,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry"
         " app.core.scratch app.core.plurals",
         "worker.exporting": "app.core.chat app.core.errors app.core.plurals app.core.spec worker.parent_death"
-        " worker.training.merge",
+        " worker.hardware worker.training.merge",
         # the embedded inference engine, a process of its own
         "worker.serving": "app.core.extras app.core.logging app.core.models app.core.plurals app.core.settings"
         " worker.training",
