@@ -1,1 +1,1 @@
-"""A cluster on paper: the scheduler's own SQL over a simulated fleet, workload and clock. See docs/scale.md."""
+"""Runs the scheduler's own SQL with a simulated fleet, workload and clock, and writes docs/scale.md."""

@@ -17,8 +17,8 @@ START: Final = datetime(2026, 1, 5, tzinfo=UTC)
 """A Monday, early in a month: GPU hours are limited by calendar month."""
 
 # Postgres searches pg_catalog first unless the path names it later. The migrations run with this path too, so that
-# columns that default to now() are in virtual time. Nothing here must survive a power cut, and virtual time goes on
-# without the disk.
+# columns that default to now() are in virtual time. Commits do not wait for the disk, because the data need not survive
+# a power cut.
 _SETTINGS: Final = (
     "CREATE SCHEMA virtual",
     "CREATE FUNCTION virtual.now() RETURNS timestamptz STABLE LANGUAGE sql "

@@ -354,7 +354,7 @@ class Simulation:
 
     def _preempt(self, run: Run, now: float) -> None:
         if not self._goes_on(run):
-            return  # a worker of it has died meanwhile
+            return  # one of its workers has died
         with moment(self._database, now) as session:
             outcomes.stop(session, run.claim, StopRequest.preempt)
         self._done[run.claim.job_id] = min(run.job.seconds, run.trained(now))

@@ -1,4 +1,4 @@
-"""How many workers one Postgres carries: the statements of workers in real time, from several processes at once."""
+"""How many workers one Postgres can serve: the statements of workers in real time, from several processes at once."""
 
 import time
 from collections.abc import Callable

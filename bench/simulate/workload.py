@@ -39,7 +39,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job that somebody will create."""
+    """A job of the workload, before it is created."""
 
     number: int
     project: int

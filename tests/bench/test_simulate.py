@@ -1,4 +1,4 @@
-"""A small cluster on paper: every job ends, and the scheduler's invariants hold."""
+"""A small simulated cluster: every job ends, and the scheduler's invariants hold."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -7,7 +7,8 @@ The poll that finds enough idle slots of the same kind takes them and leads the 
 No deadlock: a poll locks its own slot first, and takes only other slots and jobs that are not locked. Two claims
 that take each other's slots both find too few, roll back, and poll again.
 
-Workers hold an idle slot back from other jobs for at most `HOLD_SECONDS`, and then not again for `REST_SECONDS`.
+Workers hold an idle slot back from other jobs for at most `HOLD_SECONDS`, and then not again for `REST_SECONDS`. They
+do so only for the first such job in the queue that the running workers could train.
 """
 
 import secrets

@@ -90,7 +90,7 @@ def training_slots(session: Session, kind: str, gpus: int, alive_seconds: float)
     """Return the slots, free or not, of the workers of one kind that have `gpus` GPUs and may train."""
     accelerators = Worker.hardware["accelerators"].as_integer()
     own_gpus = func.coalesce(func.nullif(accelerators, 0), Worker.hardware["processes"].as_integer())  # Hardware.gpus
-    may_train = (
+    may_train = (  # WorkerPresence.may_train
         Worker.last_seen > _ago(alive_seconds),
         Worker.state != WorkerState.quarantined,
         Worker.queues.contains([TRAIN_QUEUE]),
