@@ -234,7 +234,7 @@ class Simulation:
         self._at(run.ends, partial(self._finish, run))
 
     def _finish(self, run: Run, now: float) -> None:
-        if not self._goes_on(run) or run.is_stopping:
+        if not self._is_current(run) or run.is_stopping:
             return
         finished = Finished(
             step=1, path="/", trained_tokens=1, published_step=1, reason="The adapter after the last step."
@@ -246,7 +246,7 @@ class Simulation:
         self.measured.useful += run.job.work
         self._free(now, run)
 
-    def _goes_on(self, run: Run) -> bool:
+    def _is_current(self, run: Run) -> bool:
         return run.machines[0].run is run and not run.is_broken
 
     def _free(self, now: float, run: Run) -> None:
@@ -348,12 +348,12 @@ class Simulation:
             asked = set(session.scalars(select(Job.id).where(Job.stop_request == StopRequest.preempt)))
         for machine in self._machines.values():
             run = machine.run
-            if run is not None and self._goes_on(run) and run.claim.job_id in asked and not run.is_stopping:
+            if run is not None and self._is_current(run) and run.claim.job_id in asked and not run.is_stopping:
                 run.is_stopping = True
                 self._at(now + SAVE_SECONDS, partial(self._preempt, run))
 
     def _preempt(self, run: Run, now: float) -> None:
-        if not self._goes_on(run):
+        if not self._is_current(run):
             return  # one of its workers has died
         with moment(self._database, now) as session:
             outcomes.stop(session, run.claim, StopRequest.preempt)
