@@ -1,5 +1,5 @@
 // The pages in the header. Wide screens have the less frequent ones in a menu, phones have all in one line that scrolls.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { useLocation } from "../root";
 import { isAt, NAV_PAGES, type NavPage } from "../routes";
 
@@ -38,7 +38,8 @@ function Menu({ pages, path }: { pages: NavPage[]; path: string }) {
   const menu = useRef<HTMLDivElement>(null);
   const button = useRef<HTMLButtonElement>(null);
   useEffect(() => setOpen(false), [path]);
-  useEffect(() => {
+  // Before the menu is painted: a key that is pressed at once must find the listeners.
+  useLayoutEffect(() => {
     if (!isOpen) return;
     const isOutside = (target: EventTarget | null) => target instanceof Node && !menu.current?.contains(target);
     const leave = (event: Event) => isOutside(event.target) && setOpen(false);
