@@ -45,7 +45,9 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, spread: float = 0.02) -> Path:
+def build(
+    directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, spread: float = 0.02, context: int = 512
+) -> Path:
     """Write config, tokenizer and random fp32 safetensors to `directory`; return it.
 
     Weights have the standard deviation `spread`. With 0.3, even the tiny adapter can learn something.
@@ -71,7 +73,7 @@ def build(directory: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, 
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=spread,
         bos_token_id=vocabulary["<|im_start|>"],

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from openai import OpenAI
@@ -22,6 +23,8 @@ from tests.tiny_model import write_rows, write_tokenizer
 SECRET_KEY = new_key()
 MAX_FILE_BYTES = 300_000
 LONG_CONTEXT = 16_384
+ENDLESS: Final[Any] = {"model": "tools", "max_tokens": LONG_CONTEXT - 2000, "n": 16, "logit_bias": {"2": -100}}
+"""Asks for answers that take minutes, unless the client hangs up."""
 
 
 @pytest.fixture(scope="session")

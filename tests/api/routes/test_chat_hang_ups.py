@@ -16,12 +16,11 @@ from sqlalchemy import select
 from app.core.accounts import api_key_admin
 from app.core.accounts.audit import Actor
 from app.core.accounts.tables import ApiKey
-from tests.api.conftest import LONG_CONTEXT
+from tests.api.conftest import ENDLESS, LONG_CONTEXT
 from tests.api.server import Server, new_project
 from tests.waiting import eventually
 
 QUESTION: Final[list[Any]] = [{"role": "user", "content": "2+2="}]
-ENDLESS: Final[Any] = {"model": "tools", "max_tokens": LONG_CONTEXT - 2000, "n": 16, "logit_bias": {"2": -100}}
 
 
 @pytest.mark.parametrize("stream", [True, False])

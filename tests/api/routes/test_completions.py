@@ -13,6 +13,7 @@ from sqlalchemy import select
 from app.core.accounts import projects
 from app.core.accounts.audit import Actor
 from app.core.inference.tables import InferenceUsage
+from tests.api.conftest import ENDLESS
 from tests.api.server import Server, new_key
 from tests.waiting import eventually
 
@@ -172,7 +173,7 @@ def test_open_streams_hold_slots(inference: Server, client: OpenAI) -> None:
             settings={"max_inference_requests": 1},
         )
     limited = inference.client(api_key=new_key(inference.database, inference.project_id))
-    stream = limited.completions.create(model="tiny", prompt="ab", max_tokens=500, stream=True)
+    stream = limited.completions.create(prompt="ab", stream=True, **ENDLESS)
     next(iter(stream))
     with pytest.raises(RateLimitError) as caught:
         limited.completions.create(prompt="ab", **GREEDY)

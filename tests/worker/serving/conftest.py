@@ -19,6 +19,7 @@ from tests.worker.serving.adapters import LORAS, write_adapter
 from tests.worker.training.conftest import _one_deterministic_thread, model_directory
 from worker.serving.server import Server
 
+LONG_CONTEXT = 16_384
 __all__ = ["_one_deterministic_thread", "model_directory"]
 
 
@@ -77,10 +78,10 @@ def running(settings: Settings, on_death: Callable[[], None] = lambda: None) -> 
 
 @pytest.fixture(scope="session")
 def serving_dirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`models/` with two bases, and `serving/adapters/` with an adapter of each kind."""
+    """`models/` with two bases, `other` with a long context, and `serving/adapters/` with an adapter of each kind."""
     root = tmp_path_factory.mktemp("serving")
-    for seed, name in enumerate(("tiny", "other")):
-        tiny_model.build(root / "models" / name, seed=seed, spread=0.3)
+    for seed, (name, context) in enumerate({"tiny": 512, "other": LONG_CONTEXT}.items()):
+        tiny_model.build(root / "models" / name, seed=seed, spread=0.3, context=context)
     for name, lora in LORAS.items():
         write_adapter(root / "serving" / "adapters" / name, root / "models" / "tiny", lora)
     return root
