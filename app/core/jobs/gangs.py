@@ -130,9 +130,9 @@ def hold(session: Session, job_id: str) -> bool:
     return True
 
 
-def idle_slots(session: Session, gpus: int) -> int:
-    """Return the number of idle slots with at least `gpus` GPUs."""
-    fitting = (IdleSlot.gpus >= gpus, IdleSlot.until > func.now())
+def idle_slots(session: Session, gpus: int, kind: str) -> int:
+    """Return the number of idle slots of one kind with at least `gpus` GPUs."""
+    fitting = (IdleSlot.kind == kind, IdleSlot.gpus >= gpus, IdleSlot.until > func.now())
     return session.scalar(select(func.count()).select_from(IdleSlot).where(*fitting)) or 0
 
 

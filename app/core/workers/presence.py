@@ -80,12 +80,6 @@ def list_workers(session: Session, alive_seconds: float) -> list[WorkerPresence]
     return [WorkerPresence(worker, Hardware.model_validate(worker.hardware), alive) for worker, alive in rows]
 
 
-def gpus_by_worker(session: Session) -> dict[str, int]:
-    """Return the GPUs of every worker that is listed, by its name; see `Hardware.gpus`."""
-    rows = session.execute(select(Worker.name, Worker.hardware))
-    return {row.name: Hardware.model_validate(row.hardware).gpus for row in rows}
-
-
 def training_slots(session: Session, kind: str, gpus: int, alive_seconds: float) -> int:
     """Return the slots, free or not, of the workers of one kind that have `gpus` GPUs and may train."""
     accelerators = Worker.hardware["accelerators"].as_integer()

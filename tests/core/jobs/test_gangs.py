@@ -97,7 +97,7 @@ def test_claim_takes_no_slot_if_one_is_missing(database: Database, project: str)
         assert gangs.is_awaited(session, 2)
         session.refresh(job)
         assert (job.status, job.attempt) == (JobStatus.queued, 0)
-        assert gangs.idle_slots(session, 1) == 1
+        assert gangs.idle_slots(session, 1, KIND) == 1
 
 
 def test_slots_of_other_kinds_are_not_taken(database: Database, project: str) -> None:
@@ -226,15 +226,72 @@ def test_one_lost_lease_ends_the_attempt_on_all(
                 write()
 
 
+def urgent(session: Session, project: str, nodes: int = 2) -> Job:
+    """Return a job over several workers that has waited for a minute with a high priority."""
+    job = gang(session, project, nodes)
+    job.priority = 5
+    job.eligible_at = func.now() - func.make_interval(0, 0, 0, 0, 1)
+    session.flush()
+    return job
+
+
+def test_gang_preempts_a_gang(database: Database, project: str) -> None:
+    """It has two slots, so it is place enough, and no further job must make room."""
+    with database.transaction() as session:
+        job, _, _ = started(session, project)
+        single = make_job(session, project)
+        appear(session, "c")
+        assert leases.claim(session, "c", 60) is not None
+        urgent(session, project)
+        assert preemption.make_room(session, 15) == 1
+        for one in (job, single):
+            session.refresh(one)
+        assert (job.stop_request, single.stop_request) == ("preempt", None)
+        assert preemption.make_room(session, 15) == 0
+        urgent(session, project)
+        assert preemption.make_room(session, 15) == 0  # the slots of the stopping job are for the first one
+
+
+def test_gang_preempts_nothing_for_places_of_two_kinds(database: Database, project: str) -> None:
+    with database.transaction() as session:
+        urgent(session, project)
+        for name, kind in (("a", KIND), ("b", "grouptune 1, torch 3, CPU")):
+            make_job(session, project)
+            appear(session, name, kind=kind)
+            assert leases.claim(session, name, 60) is not None
+        wait(session, "b", "grouptune 1, torch 3, CPU")
+        assert preemption.make_room(session, 15) == 0
+        appear(session, "c")
+        make_job(session, project)
+        assert leases.claim(session, "c", 60) is not None
+        assert preemption.make_room(session, 15) == 2
+
+
+def test_gang_preempts_nothing_while_slots_are_not_held(database: Database, project: str) -> None:
+    """The freed slots would take other jobs, and these would be preempted again in the next sweep."""
+    with database.transaction() as session:
+        wide = urgent(session, project)
+        for name in ("a", "b"):
+            make_job(session, project)
+            appear(session, name)
+            assert leases.claim(session, name, 60) is not None
+        wide.held_at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, gangs.HOLD_SECONDS + 1)
+        session.flush()
+        assert preemption.make_room(session, 15) == 0
+        wide.held_at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, gangs.HOLD_SECONDS + gangs.REST_SECONDS + 1)
+        session.flush()
+        assert preemption.make_room(session, 15) == 2
+
+
 def test_gang_preempts_as_many_jobs_as_it_needs(database: Database, project: str) -> None:
     with database.transaction() as session:
         running = [make_job(session, project) for _ in range(3)]
         for number in range(3):
             assert leases.claim(session, f"w{number}", 60) is not None
-        wide = gang(session, project, 4)
-        wide.priority = 5
-        wide.eligible_at = func.now() - func.make_interval(0, 0, 0, 0, 1)
-        session.flush()
+        urgent(session, project, 4)
+        appear(session, "w0", "w1", "w2")
+        assert preemption.make_room(session, 15) == 0
+        appear(session, "a", "b")
         assert preemption.make_room(session, 15) == 0
         wait(session, "a")
         wait(session, "b")
