@@ -279,20 +279,24 @@ def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Jo
 
 
 def resize(session: Session, actor: Actor, job_id: str, resources: Resources) -> Job:
-    """Change the resources of a job that does not run; it resumes from its checkpoint on other workers.
+    """Change the resources of a job that does not run, and of its control; they resume from their checkpoints.
 
-    Check them first (`placement.check`). Raises `NotFound`, and `InvalidRequest` for a running or a finished job.
+    A control that runs keeps its workers. Check the resources first (`placement.check`). Raises `NotFound`, and
+    `InvalidRequest` for a running or a finished job.
     """
     job = _lock_unfinished(session, actor, job_id, "change")
     if job.status == JobStatus.running:
         message = f"Job {job_id} is running. Pause it, change its resources, then resume it."
         raise InvalidRequest(message, param="resources")
-    with _audited(session, actor, Action.job_update, job, "gpus", "nodes"):
-        job.spec = job.spec | {"resources": resources.model_dump(mode="json")}
-        job.gpus, job.nodes, job.held_at = resources.least_gpus, resources.nodes, None
-        session.flush()
-        gpus = "" if resources.gpus == "auto" else f" with {plural(job.gpus, 'GPU')} each"
-        append(session, job.id, Event(f"The job now requests {plural(job.nodes, 'worker')}{gpus}"))
+    gpus = "" if resources.gpus == "auto" else f" with {plural(resources.gpus, 'GPU')} each"
+    for one in (job, controls.lock_unfinished(session, job.id)):
+        if one is None or one.status == JobStatus.running:
+            continue
+        with _audited(session, actor, Action.job_update, one, "gpus", "nodes"):
+            one.spec = one.spec | {"resources": resources.model_dump(mode="json")}
+            one.gpus, one.nodes, one.held_at = resources.least_gpus, resources.nodes, None
+            session.flush()
+            append(session, one.id, Event(f"The job now requests {plural(resources.nodes, 'worker')}{gpus}"))
     return job
 
 

@@ -317,7 +317,8 @@ class JobDetails:
     control: Job | None
     """The job's control; None for a job without one, or if it was deleted."""
     waiting_for: str | None
-    """Why no worker takes a queued job yet that requests GPUs or several workers; None for other jobs."""
+    """Why no worker takes a queued job yet that requests GPUs or several workers; None for other jobs, and while it
+    waits for its control."""
 
 
 def job_details(session: Session, job: Job) -> JobDetails:
@@ -330,7 +331,8 @@ def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
     positions = queue_positions(session, jobs)
     controls_by_job = controls.controls_of(session, [job.id for job in jobs if job.spec.get("control")])
     running, seconds, values = run_progress(session, jobs), run_seconds(session, jobs), last_values(session, jobs)
-    reasons = waiting_reasons(session, jobs)
+    are_first = [job for job in jobs if job.id not in controls_by_job or controls_by_job[job.id].status in TERMINAL]
+    reasons = waiting_reasons(session, are_first)
     now = time.time()
     details = []
     for job in jobs:
@@ -386,10 +388,12 @@ def backlog(session: Session) -> Backlog:
     Times are by the database's clock. Two cheap queries: Prometheus runs them at each scrape.
     """
     live = [status for status in JobStatus if status not in TERMINAL]
-    counted = select(Job.status, func.count(), func.sum(Job.nodes)).where(Job.status.in_(live)).group_by(Job.status)
-    rows = session.execute(counted).all()
-    counts = dict.fromkeys(map(str, live), 0) | {status: count for status, count, _ in rows}
-    wanted = sum(nodes for status, _, nodes in rows if status in (JobStatus.queued, JobStatus.running))
+    nodes = func.coalesce(func.sum(Job.nodes).filter(~controls.waits()), 0)
+    rows = session.execute(select(Job.status, func.count(), nodes).where(Job.status.in_(live)).group_by(Job.status))
+    counts, wanted = dict.fromkeys(map(str, live), 0), 0
+    for status, count, workers in rows:
+        counts[status] = count
+        wanted += workers if status in (JobStatus.queued, JobStatus.running) else 0
     age = func.extract("epoch", func.now() - func.min(Job.eligible_at))
     is_eligible = (Job.status == JobStatus.queued, Job.eligible_at <= func.now(), ~controls.waits())
     waiting = select(func.coalesce(age, 0)).where(*is_eligible)

@@ -19,6 +19,7 @@ from app.core.jobs.tables import Job, JobEvent
 from app.core.spec.intervals import Difference
 from app.core.spec.job import JobSpec, MethodType
 from app.core.spec.reports import Evaluated
+from app.core.spec.resources import Resources
 from app.core.spec.row_results import RowResults, RowScores
 from tests.core.jobs.test_gates import GRADER, finish, gated
 from tests.setup_jobs import make_file, make_project
@@ -201,6 +202,24 @@ def test_pause_and_resume_include_the_control(database: Database) -> None:
         session.expire_all()
         assert (job.priority, control.priority) == (-3, -3)
         claimed(session, control)
+
+
+def test_resources_change_for_the_control_too(database: Database) -> None:
+    """A control that waits for a lost worker would keep its job waiting, whatever the job requests."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job, control = make(session, project, compared().model_copy(update={"resources": Resources(nodes=2)}))
+        assert queries.job_details(session, control).waiting_for is not None
+        assert queries.job_details(session, job).waiting_for is None
+        assert queries.backlog(session).wanted_workers == 2  # not 4: they do not run at the same time
+        lifecycle.resize(session, Actor(project), job.id, Resources())
+        session.expire_all()
+        assert (job.nodes, control.nodes) == (1, 1)
+        assert "The job now requests 1 worker" in messages(session, control)
+        claimed(session, control)
+        lifecycle.resize(session, Actor(project), job.id, Resources(gpus=4))
+        session.expire_all()
+        assert (job.gpus, control.gpus) == (4, 1)
 
 
 def test_control_is_kept_until_it_is_compared(database: Database) -> None:
