@@ -50,6 +50,8 @@ class EvalRunChecker:
                 sampler = samplers.locate(session, project_id, sampler, self._settings)
             if sampler is not None and sampler.base_url is None and not sampler.is_operators:
                 served = samplers.served(session, project_id, sampler, self._settings)
+                # An alias that moves before the run ends must not mix the answers of two models.
+                sampler = sampler.model_copy(update={"model": served.id})
         found, digest = rows.collect(self._rows(project_id, body), SOURCE)
         self._check_rows(parent, found, sampler, deadline)
         if sampler is not None and served is not None:

@@ -1,15 +1,19 @@
 """Runs of evals that sample answers: from the embedded engine, and from an OpenAI-compatible server."""
 
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from openai import OpenAI
 from sqlalchemy import select
 
+from app.core.evals import claims
 from app.core.inference.tables import InferenceUsage
+from app.core.models import aliases
 from tests.api.server import Server
 from tests.evals import CLOSE, EXACT, MESSAGES, content, create_eval, sums, upload, work
 from tests.http_server import Reply
+from tests.setup_models import stored_model
 from tests.teacher import answer_sums, chat_completion, teacher
 from tests.tiny_model import write_rows
 from worker.process_control import Drain
@@ -80,6 +84,22 @@ def test_run_samples_as_the_gateway_answers(inference: Server, client: OpenAI) -
         key_id = inference.api_key.split("_")[2]
         counted = session.scalars(select(InferenceUsage.requests).where(InferenceUsage.key_id == key_id))
         assert sum(counted) >= 5
+
+
+def test_run_keeps_the_model_of_an_alias(inference: Server, client: OpenAI, tmp_path: Path) -> None:
+    """A run that a worker continues after the alias has moved would mix the answers of two models."""
+    (tmp_path / "adapter_model.safetensors").touch()
+    with inference.database.transaction() as session:
+        first, second = (stored_model(session, inference.store, inference.project_id, tmp_path) for _ in range(2))
+        aliases.move(session, inference.project_id, "prod", first)
+    body: Any = {"type": "completions", "model": "prod", "input_messages": MESSAGES, "source": content(sums(1))}
+    run = client.evals.runs.create(create_eval(client).id, data_source=body)
+    client.put("/model_aliases/prod", body={"model": second}, cast_to=object)
+    with inference.database.reading() as session:
+        claim = claims.claim_next(session, 60)
+    assert claim is not None
+    assert claim.sampler is not None
+    assert (claim.run_id, claim.sampler.model, run.model) == (run.id, first, first)
 
 
 def test_training_rows_are_asked_without_their_answers(inference: Server, client: OpenAI, tmp_path: Any) -> None:
