@@ -22,6 +22,7 @@ from app.core.evals.services import external_services
 from app.core.evals.tables import EvalRow
 from app.core.graders.run import Grade, GraderPool, Toolbox
 from app.core.graders.types import Sample
+from app.core.plurals import plural
 from app.core.prometheus import EVAL_RUNS
 from app.core.secrets import KeyRing
 from app.core.settings import Settings
@@ -39,6 +40,9 @@ AT_ONCE: Final = 16
 STORE_SECONDS: Final = 0.5
 RENEW_SECONDS: Final = 2.0
 """How often a claim is renewed, and a cancellation is noticed, while no row finishes."""
+OUTAGE_ROWS: Final = 8
+"""A run fails after this number of rows in a row without a result because of an outage: each takes up to minutes of
+retries, and other runs wait."""
 _PAGE: Final = 64
 _OUTAGE_SECONDS: Final = 30.0
 """Wait after an outage of the blob store."""
@@ -58,6 +62,8 @@ class EvalAttempt:
         self._claim, self._drain = claim, drain
         self._criteria = records.read_criteria(claim.criteria)
         self._stored_at = time.monotonic()
+        self._outages = list[str]()
+        """Why the latest rows have no result, since the last row that had one."""
 
     def run(self) -> None:
         """Finish the pending rows and end the run. Raises `DatabaseUnavailable`: then the claim expires."""
@@ -115,9 +121,12 @@ class EvalAttempt:
                     break
                 done, pending = await asyncio.wait(pending, timeout=STORE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 finished += [task.result() for task in done]
-                finished = await self._stored(finished, sampler)
+                is_over = len(self._outages) >= OUTAGE_ROWS
+                finished = await self._stored(finished, sampler, now=is_over)
                 if self._drain.begun:
                     raise _Draining
+                if is_over:
+                    raise _outage(self._outages)
         finally:
             for task in pending:
                 task.cancel()
@@ -162,6 +171,7 @@ class EvalAttempt:
             sent = tuple(prompt.messages)
             answer = await sampler.sample(prompt)
         except (NoAnswer, InvalidRequest) as error:
+            self._note(error.message if isinstance(error, NoAnswer) and error.is_outage else None)
             failure = RowError(code=error.code or "sampler_error", message=error.message)
             shown = RowSample(model=spec.model, input=sent, error=failure)
             return RowOutcome(number=row.number, status=RowStatus.error, sample=shown)
@@ -170,6 +180,7 @@ class EvalAttempt:
     async def _graded(self, row: EvalRow, sample: Sample, shown: RowSample, pools: Sequence[GraderPool]) -> RowOutcome:
         futures = [asyncio.wrap_future(pool.submit([(sample, row.item)])[0]) for pool in pools]
         grades = [grades[0] for grades in await asyncio.gather(*futures)]
+        self._note(next((grade.error for grade in grades if grade.is_transient), None))
         results = tuple(_result(grader, grade) for grader, grade in zip(self._criteria, grades, strict=True))
         usage = {shown.model: shown.usage} if shown.usage.invocation_count else {}
         for grade in grades:
@@ -177,6 +188,10 @@ class EvalAttempt:
                 judge = ModelUsage(invocation_count=1, **used.model_dump())
                 usage[model] = usage.get(model, ModelUsage()) + judge
         return RowOutcome(number=row.number, status=_status(results), sample=shown, results=results, usage=usage)
+
+    def _note(self, outage: str | None) -> None:
+        """Store why a row has no result, if that is an outage; None for any other row."""
+        self._outages = [] if outage is None else [*self._outages, outage]
 
     def _complete(self) -> str:
         with self._database.transaction() as session:
@@ -195,6 +210,14 @@ class EvalAttempt:
     def _hand_back(self, seconds: float) -> str:
         with self._database.transaction() as session:
             return "handed_back" if claims.hand_back(session, self._claim, seconds) else "taken_over"
+
+
+def _outage(reasons: Sequence[str]) -> GrouptuneError:
+    message = (
+        f"{plural(len(reasons), 'row')} in a row have no result, after retries: {reasons[-1].rstrip('.')}. The other "
+        "rows were not tried. Create the run again when the server is available."
+    )
+    return GrouptuneError(message, code="eval_run_outage")
 
 
 def _message(sample: Sample) -> dict[str, object]:

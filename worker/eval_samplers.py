@@ -20,7 +20,7 @@ from app.core.evals.claims import EvalClaim
 from app.core.evals.prompts import Prompt
 from app.core.graders.types import Sample
 from app.core.inference.engines import Engines
-from app.core.inference.errors import EngineBusy, EngineUnavailable
+from app.core.inference.errors import EngineBusy, EngineUnavailable, ModelNotServed, NoEngine
 from app.core.inference.models import ServedModel
 from app.core.jobs.events import clean
 from app.core.retry import RetryPolicy, retry_async
@@ -40,6 +40,7 @@ SERVER_RETRIES: Final = RetryPolicy(attempts=6, longest_wait_seconds=60.0)
 """The same as for teachers."""
 SERVER_TIMEOUT_SECONDS: Final = 300.0
 """Of one request, including the whole answer: reasoning models take minutes."""
+_OUTAGES: Final = (EngineUnavailable, EngineBusy, ModelNotServed, NoEngine)
 _FIELD_REJECTED: Final = frozenset({400, 422})
 """Statuses with which servers reject a field that they do not support."""
 
@@ -47,10 +48,12 @@ _FIELD_REJECTED: Final = frozenset({400, 422})
 class NoAnswer(Exception):
     """A row has no answer; the message says why."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, is_outage: bool = False) -> None:
+        """`is_outage`: the model's server was unavailable, which is no property of the row."""
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_outage = is_outage
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ class EngineSampler:
         except (DatabaseUnavailable, StorageUnavailable):
             raise
         except GrouptuneError as error:
-            raise NoAnswer(error.code or "sampler_error", error.message) from error
+            raise NoAnswer(
+                error.code or "sampler_error", error.message, is_outage=isinstance(error, _OUTAGES)
+            ) from error
         [choice] = completion.choices
         is_cut = choice.finish_reason == "length"
         read = chat.reader().finish(choice.text, is_cut=is_cut)
@@ -129,7 +134,7 @@ class ServerSampler:
         try:
             return self._read(self._complete(prompt))
         except NoUsableResponse as error:
-            raise NoAnswer("sampler_error", storable(str(error))) from error
+            raise NoAnswer("sampler_error", storable(str(error)), is_outage=error.is_retryable) from error
         except AddressRefused as error:
             raise NoAnswer(error.code or "sampler_error", error.message) from error
 

@@ -1,6 +1,7 @@
 """Evals and runs of stored answers with the unmodified SDK; `tests/api/test_eval_runs.py` samples answers."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from app.api.schemas.eval_runs import FileContent
 from tests.api.server import Server, lenient_and_strict, new_key, new_project
 from tests.evals import CLOSE, EXACT, ITEM_SCHEMA, MESSAGES, answered, content, create_eval, sums, upload, work
+from tests.http_server import Reply, http_server
+from worker.eval_runs import AT_ONCE, OUTAGE_ROWS
 
 
 def retrieved(client: OpenAI, run: Any) -> Any:
@@ -137,6 +140,36 @@ def test_runs_are_compared_in_pairs(server: Server, client: OpenAI) -> None:
         param, message = refused(lambda pair=pair: compare(*pair))
         assert param == at_fault
         assert "Only completed runs" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "status"), [(sums(40), "failed"), (sums(OUTAGE_ROWS - 1), "completed")], ids=["many", "few"]
+)
+def test_run_ends_in_an_outage(server: Server, client: OpenAI, rows: Any, status: str) -> None:
+    """A run whose every row takes minutes of retries would keep the runs of other projects waiting for days."""
+    created = create_eval(client)
+    source: Any = {"type": "completions", "model": "tiny", "input_messages": MESSAGES, "source": content(rows)}
+    run = client.evals.runs.create(created.id, data_source=source)
+    assert work(server)  # this installation has no engine
+    ended = retrieved(client, run)
+    assert ended.status == status
+    assert OUTAGE_ROWS - 1 <= ended.result_counts.errored <= AT_ONCE
+    if status == "failed":
+        assert ended.error.code == "eval_run_outage"
+        assert re.match(
+            r"\d+ rows in a row have no result, after retries: This server has no engine", ended.error.message
+        )
+
+
+def test_run_ends_while_a_reward_server_is_down(server: Server, client: OpenAI) -> None:
+    with http_server(lambda _: Reply(b"", status=503)) as url:
+        created = create_eval(client, {"type": "endpoint", "name": "far", "url": url})
+        source: Any = {"type": "jsonl", "source": content(answered(["0"] * 40))}
+        run = client.evals.runs.create(created.id, data_source=source)
+        assert work(server)
+    ended = retrieved(client, run)
+    assert (ended.status, ended.error.code) == ("failed", "eval_run_outage")
+    assert "503" in ended.error.message
 
 
 def test_canceled_run_stays_canceled(server: Server, client: OpenAI) -> None:
