@@ -37,6 +37,9 @@ def test_create_run_show_compare_and_delete(grouptune: Run, tmp_path: Path) -> N
     assert "3 rows cannot tell which run is better (2 rows gained, 0 lost)." in compared.stderr
     assert json.loads(grouptune("evals", "compare", eval_id, run["id"], graded_id, "--json").stdout)["gained"] == 2
 
+    unfiltered = grouptune("evals", "show", eval_id, "--status", "fail")
+    assert unfiltered.returncode == ExitCode.usage
+    assert "Name the run whose rows to show." in unfiltered.stderr
     refused = grouptune("evals", "run", eval_id, rows, "--model", "nothing", "--prompt", "{{item.question}}")
     assert refused.returncode == ExitCode.error
     assert "data_source.model" in refused.stderr

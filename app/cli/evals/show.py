@@ -29,6 +29,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show an eval with its runs, or a run with its results and rows."""
+    if run_id is None and status is not None:
+        raise typer.BadParameter("Name the run whose rows to show.", param_hint="--status")
     path = f"/evals/{path_segment(eval_id)}"
     with connect(state_dir) as client:
         if run_id is None:
