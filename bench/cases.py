@@ -42,7 +42,7 @@ class Case:
 
 CASES: Final = (
     Case("group step, P = 4R", "group", 1, 8, 256, 64, 3.5),
-    Case("group step, P = R", "group", 1, 8, 512, 512, 1.8, ("ours", "trl")),
+    Case("group step, P = R", "group", 1, 8, 512, 512, 2.5, ("ours", "trl")),
     Case("supervised step", "supervised", 8, 1, 96, 96, 1.15),
     Case("supervised step, 6 turns", "conversations", 8, 1, 40, 40, 2.5, turns=6),
     Case("rollouts", "rollout", 8, 4, 64, 64, 1.5, ("ours", "trl")),

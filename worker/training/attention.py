@@ -14,7 +14,7 @@ in front.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
@@ -23,109 +23,27 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from worker.training.blocked_attention import attend_by_blocks
+from worker.training.layout import Layout, SegmentLevel, bias_of
 from worker.training.recompute import recomputed
 
 IMPLEMENTATION: Final = "grouptune"
-SMALL_SCORES: Final = 48 * 1024
-"""Scores per head (queries x keys) up to which a CPU uses plain matrix products, which are up to 5 times faster there
-than torch's fused kernel. Above it the fused kernel wins, because its memory does not grow with the scores: measured on
-a Xeon with AMX, forward and backward, 1.2 times at 256 x 256 and 2.4 times at 480 x 480."""
-
-
-TokenSpan = tuple[int, int]
-"""First token in the packed row, and number of tokens."""
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Consecutive tokens of a packed batch that continue the tokens of the spans in `prefix`."""
+class CpuLimits:
+    """Sizes at which a CPU computes attention another way. Measured on Xeons with AMX, forward and backward."""
 
-    span: TokenSpan
-    prefix: tuple[TokenSpan, ...] = ()
-
-
-@dataclass(frozen=True)
-class SegmentLevel:
-    """N segments that do not continue each other, padded to L own tokens and P prefix tokens.
-
-    Padding is on the right, with index 0. Padded prefix tokens are masked; padded own tokens are causally invisible to
-    real ones, and their own outputs are dropped.
-    """
-
-    index_N_L: Tensor
-    slots: Tensor
-    """Indices of the real tokens in the flattened [N * L], in packed order."""
-    prefix_index_N_P: Tensor
-    prefix_length_N: Tensor
-    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
-
-    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Returns the mask as a bias that is added to the scores. Cached, since all layers share it."""
-        if (window, dtype) not in self._masks:
-            self._masks[window, dtype] = bias_of(self.mask(window), dtype)
-        return self._masks[window, dtype]
-
-    def is_causal(self, window: int | None) -> bool:
-        """Returns whether each query may attend to all keys up to its own: no prefix, and no window that hides any."""
-        return not self.prefix_index_N_P.numel() and (window is None or window >= self.index_N_L.shape[1])
-
-    def mask(self, window: int | None) -> Tensor:
-        """Returns which keys each query may attend to: True where visible, [N, 1, L, P + L], or [1, 1, L, L] if P = 0.
-
-        With a sliding `window` only the last `window` positions are visible, the token itself included.
-        """
-        device = self.index_N_L.device
-        width = self.prefix_index_N_P.shape[1]
-        # Positions count from the start of the prefix. Segment n has lengths[n] real prefix tokens, so its own token i
-        # is at position lengths[n] + i, and prefix token j is at position j.
-        lengths_N_1 = self.prefix_length_N[:, None] if width else torch.zeros(1, 1, dtype=torch.long, device=device)
-        own_1_L = torch.arange(self.index_N_L.shape[1], device=device)[None]
-        before_1_P = torch.arange(width, device=device)[None]
-        position_N_L = lengths_N_1 + own_1_L
-        key_N_K = torch.cat([before_1_P.expand(len(lengths_N_1), -1), position_N_L], 1)
-        # Keys: P prefix slots, of which the first lengths[n] are real, then L own slots. Padded own slots need no
-        # masking here, because they come after every real query.
-        real_N_K = torch.cat([before_1_P < lengths_N_1, torch.ones_like(position_N_L, dtype=torch.bool)], 1)
-        distance_N_L_K = position_N_L[:, :, None] - key_N_K[:, None]
-        visible = real_N_K[:, None] & (distance_N_L_K >= 0)  # causal: no key after the query
-        return (visible if window is None else visible & (distance_N_L_K < window)).unsqueeze(1)
+    small_scores: int = 48 * 1024
+    """Scores per head (queries x keys) up to which plain matrix products are up to 5 times faster than torch's fused
+    kernel. Above it the fused kernel wins, because its memory does not grow with the scores: 1.2 times at 256 x 256 and
+    2.4 times at 480 x 480."""
+    block_queries: int = 768
+    """Queries for each key head from which the fused kernel works on 256 of them at a time instead of 64. So blocks
+    have at least that many: 1.4 to 1.6 times faster than one call with a mask, 0.7 times with two thirds of them."""
 
 
-Layout = tuple[SegmentLevel, ...]
-"""The levels of a packed batch, in packed order. Within a level, segments follow one another."""
-
-
-def bias_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns 0 where the mask is True and the lowest finite number elsewhere.
-
-    Not -inf: the softmax of a padded query that sees nothing would be NaN, whereas equal finite scores give a mean.
-    """
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def segment_level(segments: Sequence[Segment], device: torch.device) -> SegmentLevel:
-    """Returns the level of these segments, each of at least one token."""
-    index, slots = _padded([(segment.span,) for segment in segments])
-    prefix_index, _ = _padded([segment.prefix for segment in segments])
-    lengths = [sum(length for _, length in segment.prefix) for segment in segments]
-    return SegmentLevel(
-        index.to(device),
-        slots.to(device),
-        prefix_index.to(device),
-        torch.tensor(lengths, dtype=torch.long, device=device),
-    )
-
-
-def _padded(rows: Sequence[tuple[TokenSpan, ...]]) -> tuple[Tensor, Tensor]:
-    """Returns token indices [len(rows), longest], padded with 0, and the flat indices of the real ones."""
-    width = max((sum(length for _, length in spans) for spans in rows), default=0)
-    index = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, spans in enumerate(rows):
-        tokens = [token for start, length in spans for token in range(start, start + length)]
-        index[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        real[row, : len(tokens)] = True
-    return index, real.flatten().nonzero().squeeze(-1)
+CPU_LIMITS: Final = CpuLimits()
 
 
 @dataclass(frozen=True)
@@ -135,13 +53,13 @@ class Options:
     scaling: float
     dropout: float
     softcap: float | None
-    small_scores: int = SMALL_SCORES
+    limits: CpuLimits = CPU_LIMITS
     sinks_H: Tensor | None = None
     """Attention sinks: for each head the score of a key without a value, which takes weight from the real keys."""
 
     def is_small(self, query: Tensor, key: Tensor) -> bool:
         """Returns whether a CPU computes these scores faster by plain products."""
-        return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= self.small_scores
+        return query.device.type == "cpu" and query.shape[2] * key.shape[2] <= self.limits.small_scores
 
     def is_fused(self, query: Tensor, key: Tensor) -> bool:
         """Returns whether the fused kernel computes these scores. It has neither soft cap nor sinks."""
@@ -190,7 +108,7 @@ def attend(
     s_aux: Tensor | None = None,
     layout: Layout | None = None,
     cached: CachedAttention | None = None,
-    small_scores: int = SMALL_SCORES,
+    cpu_limits: CpuLimits = CPU_LIMITS,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
@@ -204,7 +122,7 @@ def attend(
     if unknown or others.get("is_causal") is False:
         raise UnknownArgument(unknown or ["is_causal"])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    options = Options(scale, dropout, softcap, small_scores, s_aux)
+    options = Options(scale, dropout, softcap, cpu_limits, s_aux)
     if cached is not None:
         return cached.attend(int(module.layer_idx), query, key, value, sliding_window, options), None  # type: ignore[arg-type]
     if layout is None:
@@ -221,6 +139,10 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: i
     query_T, key_T, value_T = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
     outputs = []
     for level in layout:
+        least = _block_tokens(level, query, key, window, options)
+        if least is not None and value.shape[-1] == query.shape[-1]:
+            outputs.append(attend_by_blocks(query_T, key_T, value_T, level.blocks(least), options.scaling))
+            continue
         keys, values = _rows(key_T, level.index_N_L), _rows(value_T, level.index_N_L)
         if level.prefix_index_N_P.numel():  # prepend each segment's prefix: [N, Hkv, P + L, D]
             keys = torch.cat([_rows(key_T, level.prefix_index_N_P), keys], 2)
@@ -235,6 +157,23 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: i
         # row.
         outputs.append(output.transpose(1, 2).flatten(0, 1)[level.slots])
     return torch.cat(outputs).unsqueeze(0)
+
+
+def _block_tokens(level: SegmentLevel, query: Tensor, key: Tensor, window: int | None, options: Options) -> int | None:
+    """Returns the least tokens of the blocks in which a CPU computes this level fastest, or None for another way."""
+    longest, before = level.index_N_L.shape[1], level.prefix_index_N_P.shape[1]
+    least = -(-options.limits.block_queries * key.shape[1] // query.shape[1])  # times the heads that share a key head
+    is_faster = (
+        query.device.type == "cpu"
+        and longest * (before + longest) > options.limits.small_scores
+        and longest >= least
+        # Long enough, the fused kernel is as fast without a prefix, and needs no mask.
+        and (before > 0 or longest < options.limits.block_queries)
+        # Its backward pass has a thread for each segment and key head.
+        and len(level.segments) * key.shape[1] >= torch.get_num_threads()
+    )
+    is_plain = not options.is_modified and not options.dropout and (window is None or window >= before + longest)
+    return least if is_faster and is_plain else None
 
 
 def _rows(tokens_T_H_D: Tensor, index_N_L: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.training.attention import Layout, Segment, segment_level
+from worker.training.layout import Layout, Segment, segment_level
 from worker.training.prefix_tree import Ids, Node, PrefixTree, common_length
 from worker.training.types import GroupMember, Prompt
 

@@ -17,7 +17,7 @@ from app.core.spec.reports import TrainingPath
 from app.core.spec.sharding import Sharding
 from worker.training import lora as lora_product
 from worker.training.adapter import load_adapter, new_adapter
-from worker.training.attention import IMPLEMENTATION, SMALL_SCORES
+from worker.training.attention import CPU_LIMITS, IMPLEMENTATION
 from worker.training.base_model import load_base, unsupported_on_error
 from worker.training.batching import Packed, pack
 from worker.training.distributed import Ranks
@@ -48,8 +48,8 @@ class Policy:
         """Whether the adapter is off, within `base_only`."""
         self.is_start = False
         """Whether the adapter is the one of `keep_start`, within `starting`."""
-        self.small_scores = SMALL_SCORES
-        """Scores per head up to which packed attention on a CPU uses plain products."""
+        self.cpu_limits = CPU_LIMITS
+        """At which sizes packed attention on a CPU is computed another way."""
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
         self.chunk_elements = chunk_elements(free)
         """Logits that exist at a time."""
@@ -162,7 +162,7 @@ class Policy:
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
             use_cache=False,
             layout=batch.layout,
-            small_scores=self.small_scores,
+            cpu_limits=self.cpu_limits,
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden

@@ -10,8 +10,9 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import VOCABULARY, WINDOW, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import attention
-from worker.training.attention import SMALL_SCORES, Segment, segment_level
+from worker.training.attention import CPU_LIMITS, CpuLimits
 from worker.training.batching import pack
+from worker.training.layout import Segment, segment_level
 from worker.training.model import Policy
 
 CPU = torch.device("cpu")
@@ -38,17 +39,18 @@ def engine_logprobs(policy: Policy, groups: plain.Groups, temperature: float = 1
     return policy.logprobs(pack(plain.examples(groups), CPU), temperature)[0]
 
 
-either_way = pytest.mark.parametrize("small_scores", [SMALL_SCORES, 0], ids=["products", "fused kernel"])
-"""Either way of multiplying scores; the products serve small batches on CPUs."""
+FUSED, BLOCKS = CpuLimits(0, block_queries=1_000_000), CpuLimits(0, block_queries=8)
+each_way = pytest.mark.parametrize("limits", [CPU_LIMITS, FUSED, BLOCKS], ids=["products", "fused kernel", "blocks"])
+"""The ways of multiplying scores; the products serve small batches on CPUs, blocks large ones."""
 
 
-@either_way
+@each_way
 @pytest.mark.parametrize("head", [0, 3, 9])
 def test_packed_equals_single_forward_passes(
-    head: int, small_scores: int, policy: Policy, architecture: str, model_directory: ModelDirectory
+    head: int, limits: CpuLimits, policy: Policy, architecture: str, model_directory: ModelDirectory
 ) -> None:
     """Without and with a head that all prompts share, shorter and longer than the sliding window."""
-    policy.small_scores = small_scores
+    policy.cpu_limits = limits
     groups = with_shared_head(head)
     packed = pack(plain.examples(groups), CPU, worth_sharing=1)
     assert len(packed.layout) == (3 if head else 2)
@@ -85,11 +87,11 @@ def test_comparison_detects_window_and_cap(model_directory: ModelDirectory) -> N
     assert all(float((other - right).abs().max()) > 0.01 for other in others)
 
 
-@either_way
+@each_way
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_response_is_independent_of_the_batch(name: str, small_scores: int, model_directory: ModelDirectory) -> None:
+def test_response_is_independent_of_the_batch(name: str, limits: CpuLimits, model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory(name))
-    policy.small_scores = small_scores
+    policy.cpu_limits = limits
     first, *rest = random_groups()
     others = [(first[0], [first[1][0], *random_groups(seed=9)[0][1]]), *random_groups(seed=7)[1:]]
     count = len(first[1][0])
@@ -142,8 +144,8 @@ def test_both_paths_agree_without_a_layout() -> None:
     for queries in (6, 1):
         query, key, value = torch.randn(2, 4, queries, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
         products, kernel = (
-            attention.attend(module, query, key, value, None, scaling=0.3, small_scores=limit)[0]
-            for limit in (SMALL_SCORES, 0)
+            attention.attend(module, query, key, value, None, scaling=0.3, cpu_limits=limits)[0]
+            for limits in (CPU_LIMITS, FUSED)
         )
         assert products.shape == (2, queries, 4, 8)
         assert torch.allclose(products, kernel, atol=1e-6)

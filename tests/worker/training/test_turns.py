@@ -13,6 +13,7 @@ from tests.worker.training import plain
 from tests.worker.training.architectures import random_policy
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.conversations import LONGEST, alone, conversation, mixed
+from tests.worker.training.test_attention import FUSED
 from tests.worker.training.updates import gradient
 from worker.training.batching import Example, Packed, pack
 from worker.training.model import Policy
@@ -32,7 +33,7 @@ def test_turns_equal_single_forward_passes(
 ) -> None:
     """Without and with a system prompt that all rows share."""
     if kernel == "fused kernel":
-        policy.small_scores = 0
+        policy.cpu_limits = FUSED
     groups = mixed(seed=4, system=system)
     packed = pack(groups, CPU, worth_sharing=1)
     assert len(packed.layout) == (5 if system else 4)

@@ -13,8 +13,9 @@ from bench import check_vectors
 from tests.worker.training import architectures, golden, plain
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.golden import CASES, VECTORS
+from tests.worker.training.test_attention import BLOCKS, FUSED
 from tests.worker.training.updates import PLENTY, gradient, updater
-from worker.training.attention import SMALL_SCORES
+from worker.training.attention import CPU_LIMITS
 from worker.training.types import PromptGroup
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -43,15 +44,15 @@ def test_loss_and_gradient_of_golden_vectors(name: str, base: Path) -> None:
     assert torch.allclose(one.logits, one.given("logits", precision), rtol=0, atol=1e-10 + one.rounding)
     expected = one.adapter_gradient
     apart = [PromptGroup(one.group.prompt, [member]) for member in one.group.members]
-    for groups, budget, rows_at_a_time, small_scores in (
-        ([one.group], PLENTY, 1000, SMALL_SCORES),
-        ([one.group], PLENTY, 4, 0),
-        ([one.group], 100, 1, SMALL_SCORES),
-        ([one.group], 1, 3, 0),
-        (apart, PLENTY, 5, SMALL_SCORES),  # what all prompts begin with is shared between groups
+    for groups, budget, rows_at_a_time, limits in (
+        ([one.group], PLENTY, 1000, CPU_LIMITS),
+        ([one.group], PLENTY, 4, FUSED),
+        ([one.group], 100, 1, CPU_LIMITS),
+        ([one.group], 1, 3, BLOCKS),
+        (apart, PLENTY, 5, CPU_LIMITS),  # what all prompts begin with is shared between groups
     ):
         one.policy.chunk_elements = rows_at_a_time * architectures.VOCABULARY
-        one.policy.small_scores = small_scores
+        one.policy.cpu_limits = limits
         found, result = gradient(one.policy, groups, tau=one.case["tau"], token_budget=budget)
         assert result.loss * one.added == pytest.approx(one.case["loss"], abs=loss_tolerance)
         found = {name: value * one.added for name, value in found.items()}
