@@ -43,7 +43,8 @@ def build(case: Case, model_dir: Path, contender: str) -> Callable[[], object]:
     def step() -> None:
         for batch in batches:
             inputs = dict(batch)
-            count = inputs.pop("num_items_in_batch", None)
+            # GRPOTrainer reads the count from the inputs; SFTTrainer would pass these on to the model.
+            count = None if case.kind == "group" else inputs.pop("num_items_in_batch", None)
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count)
             loss.backward()
