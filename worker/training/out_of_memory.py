@@ -41,7 +41,7 @@ class TokenBudget:
             except (MemoryError, RuntimeError) as error:
                 if not self._can_shrink or not is_out_of_memory(error) or self.tokens <= shortest:
                     raise
-            # ExternalServices the except clause: the exception's traceback keeps the failed pass's tensors alive.
+            # Outside the except clause: the exception's traceback keeps the failed pass's tensors alive.
             reset()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
