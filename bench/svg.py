@@ -1,5 +1,6 @@
 """SVG documents for the documentation. One file serves both themes: a media query selects the colours."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Final
@@ -13,6 +14,14 @@ STYLE: Final = (
 )
 WIDTH: Final = 860
 MARGIN: Final = 16
+
+
+def ticks(most: float, count: int = 4) -> list[float]:
+    """Return about `count` round numbers from 0 up to at least `most`: multiples of 1, 2 or 5 times a power of ten."""
+    least = max(most, 1e-9) / count
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= least * (1 - 1e-9))
+    return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 
 def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:

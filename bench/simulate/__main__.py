@@ -1,6 +1,6 @@
 """Simulates a cluster and writes docs/scale.md: `python -m bench.simulate [--jobs N] [--page]`.
 
-Ten minutes on two idle cores. `--page` only writes the page from the stored results.
+Half an hour on two cores. `--page` only writes the page from the stored results.
 """
 
 import argparse
@@ -44,6 +44,8 @@ def main() -> None:
     parts = () if options.page else options.part or PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"{unknown.pop()} is none of {', '.join(PARTS)}")
+    if options.page and not report.RESULTS.exists():
+        parser.error("there are no stored results: run it without --page")
     console = Console()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     results = report.read() if report.RESULTS.exists() else {}

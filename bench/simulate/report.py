@@ -1,13 +1,14 @@
 """Writes docs/scale.md and its plots from bench/results/scale.json. The page has no text that is not here."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from bench.simulate import states, workload
-from bench.svg import MARGIN, WIDTH, document, text
+from bench.svg import MARGIN, WIDTH, document, text, ticks
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "bench" / "results" / "scale.json"
@@ -123,7 +124,11 @@ def read() -> dict[str, Any]:
 def files(results: dict[str, Any]) -> dict[str, str]:
     """Return the page and its plots by name."""
     found = results["simulation"]
-    return {"scale.md": _page(results), LOAD_PLOT: _load_plot(found["samples"]), WAIT_PLOT: _wait_plot(found["waits"])}
+    return {
+        "scale.md": _page(results),
+        LOAD_PLOT: _load_plot(found["samples"]),
+        WAIT_PLOT: _wait_plot(_by_size(found["waits"])),
+    }
 
 
 def _page(results: dict[str, Any]) -> str:
@@ -177,7 +182,7 @@ def _page(results: dict[str, Any]) -> str:
         "|---|---|---|---|",
         *(
             f"| {kind} | {one['jobs']:,} | {_duration(one['p50'])} | {_duration(one['p95'])} |"
-            for kind, one in found["waits"].items()
+            for kind, one in _by_size(found["waits"]).items()
         ),
         "",
         FAIRNESS,
@@ -221,6 +226,11 @@ def _limits(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _by_size(waits: dict[str, Any]) -> dict[str, Any]:
+    """Return the waits of small jobs before those of large ones."""
+    return dict(sorted(waits.items(), key=lambda wait: [int(number) for number in re.findall(r"\d+", wait[0])] or [99]))
+
+
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -228,26 +238,30 @@ def _duration(seconds: float) -> str:
 
 
 def _load_plot(samples: Sequence[Sequence[float]]) -> str:
-    panels = {"Queued jobs": (1,), "GPUs: up, of workers with a job, in use": (4, 3, 2)}
+    lines = {2: "", 3: "6 4", 4: "2 3"}
+    panels = {"Queued jobs": (1,), "GPUs: in use (line), of workers with a job (dashes), up (dots)": tuple(lines)}
     parts: list[str] = []
     left, right, height, top = MARGIN + 56, WIDTH - MARGIN, 150, MARGIN
-    end = max(sample[0] for sample in samples) or 1.0
+    hours = ticks(max(sample[0] for sample in samples), 8)
     for title, places in panels.items():
         parts.append(text(MARGIN, top + 14, title, "title"))
         top += 30
-        most = max(sample[place] for sample in samples for place in places) or 1
-        for tick in range(5):
-            y = round(top + height - height * tick / 4, 1)
+        values = ticks(max(sample[place] for sample in samples for place in places))
+        for value in values:
+            y = round(top + height - height * value / values[-1], 1)
             parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
-            parts.append(text(left - 6, y + 4, f"{most * tick / 4:,.0f}", "small", "end"))
-            x = round(left + (right - left) * tick / 4, 1)
-            parts.append(text(x, top + height + 16, f"{end * tick / 4:.0f} h", "small", "middle"))
+            parts.append(text(left - 6, y + 4, f"{value:,.0f}", "small", "end"))
+        for hour in hours:
+            x = round(left + (right - left) * hour / hours[-1], 1)
+            parts.append(text(x, top + height + 16, f"{hour:g} h", "small", "middle"))
         for place in places:
             points = " ".join(
-                f"{left + (right - left) * sample[0] / end:.1f},{top + height - height * sample[place] / most:.1f}"
+                f"{left + (right - left) * sample[0] / hours[-1]:.1f},"
+                f"{top + height - height * sample[place] / values[-1]:.1f}"
                 for sample in samples
             )
-            parts.append(f'<polyline class="bar" fill="none" points="{points}"/>')
+            dashes = f' stroke-dasharray="{pattern}"' if (pattern := lines.get(place)) else ""
+            parts.append(f'<polyline class="bar" fill="none"{dashes} points="{points}"/>')
         top += height + 40
     return document(top - 12, "Queued jobs and GPUs in use over the simulated time", parts)
 
@@ -257,15 +271,15 @@ def _wait_plot(waits: dict[str, dict[str, float]]) -> str:
         text(MARGIN, MARGIN + 14, "Median (dot) and 95th percentile (end of the line), in hours", "title")
     ]
     left, right, top = MARGIN + 290, WIDTH - 3 * MARGIN, MARGIN + 34
-    most = max(one["p95"] for one in waits.values()) or 1
+    hours = ticks(max(one["p95"] for one in waits.values()) / 3600, 8)
     bottom = top + 24 * len(waits)
-    for tick in range(5):
-        x = round(left + (right - left) * tick / 4, 1)
+    for hour in hours:
+        x = round(left + (right - left) * hour / hours[-1], 1)
         parts.append(f'<line class="grid" x1="{x}" y1="{top}" x2="{x}" y2="{bottom}"/>')
-        parts.append(text(x, bottom + 14, f"{most * tick / 4 / 3600:.1f}", "small", "middle"))
+        parts.append(text(x, bottom + 14, f"{hour:g}", "small", "middle"))
     for place, (kind, one) in enumerate(waits.items()):
         y = top + 24 * place + 12
-        middle, far = (round(left + (right - left) * one[name] / most, 1) for name in ("p50", "p95"))
+        middle, far = (round(left + (right - left) * one[name] / 3600 / hours[-1], 1) for name in ("p50", "p95"))
         parts.append(text(MARGIN, y + 4, kind))
         parts.append(f'<line class="bar" x1="{middle}" y1="{y}" x2="{far}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{middle}" cy="{y}" r="4"/>')

@@ -16,6 +16,7 @@ from bench.simulate.workload import Fleet, plan
 
 FLEET = Fleet({1: 6, 8: 3}, failures_per_day=24.0)
 """Each worker fails once an hour, so that a short simulation has many failures."""
+DOCS = Path(__file__).parents[2] / "docs"
 SETTINGS = Settings.model_validate({"DATABASE_URL": "postgresql://unused/unused", "lease_seconds": 600.0})
 
 
@@ -38,3 +39,9 @@ def test_all_jobs_end_in_spite_of_failures(database: Database) -> None:
     assert broken <= {"every step has its metrics"}  # nothing trains, so there are none
     found = report.summary(FLEET, jobs, measured, 3)
     assert sum(one["jobs"] for one in found["waits"].values()) == len(jobs)
+
+
+def test_page_shows_the_stored_results() -> None:
+    """Nothing in docs/scale.md and its plots is written by hand."""
+    for name, content in report.files(report.read()).items():
+        assert (DOCS / name).read_text() == content, f"run `python -m bench.simulate --page`: docs/{name} differs"
