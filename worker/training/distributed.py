@@ -1,21 +1,14 @@
 """Data-parallel training over ranks, one per GPU: each rank takes a share of a step's groups, gradients are summed."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import torch
 from torch import distributed
 
-from app.core.spec.subprocess_environment import RANK
 from worker.training.out_of_memory import is_out_of_memory
-
-_TIMEOUT: Final = timedelta(hours=6)
-"""For collectives. Long, because the others wait while rank 0 waits for a teacher; the launcher notices a dead rank at
-once."""
 
 SECONDS_TO_END: Final = 10
 """After one rank has failed, the others are killed this long after SIGTERM. On a GPU they may wait for it forever."""
@@ -120,15 +113,3 @@ def lost_peers() -> Iterator[None]:
         if isinstance(error, distributed.DistError) or "gloo/transport" in str(error):
             raise PeerLost(f"Another rank of the trainer has ended: {error}") from error
         raise
-
-
-def join(size: int) -> Ranks:
-    """Joins the process group of `size` ranks that `worker.training.launcher` started, and returns it."""
-    if size == 1:
-        return Ranks()
-    rank = int(os.environ[RANK])
-    is_on_gpu = torch.cuda.is_available()
-    if is_on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if is_on_gpu else "gloo", timeout=_TIMEOUT)
-    return Ranks(rank, size)

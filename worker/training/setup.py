@@ -29,7 +29,7 @@ from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
 from worker.training.demonstrations import before_grading, passing
-from worker.training.distributed import SECONDS_TO_END, PeerLost, Ranks, join
+from worker.training.distributed import SECONDS_TO_END, PeerLost, Ranks
 from worker.training.early_stopping import EarlyStopping
 from worker.training.evaluation import Evaluator
 from worker.training.failures import diagnose
@@ -42,6 +42,7 @@ from worker.training.optimizer import Updater, new_optimizer
 from worker.training.planning import plan_run
 from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
+from worker.training.process_group import join, own_rank
 from worker.training.reference import TEST, Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
@@ -50,7 +51,7 @@ from worker.training.sharding import report_sharding
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
 from worker.training.trainer import Stopped, Trainer
-from worker.training.types import JobFailure, Prompt, in_request
+from worker.training.types import JobFailure, Prompt
 
 
 def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPolicy | None = None) -> int:
@@ -58,22 +59,24 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
 
     `retry_policy` replaces those for requests to rollout servers, teachers and graders.
     """
-
     trainer_spec = TrainerSpec.model_validate(json.loads((run_dir / "spec.json").read_text(encoding="utf-8")))
-    ranks = join(trainer_spec.processes * trainer_spec.nodes)
     run_log.open_log()
     report_log = run_log.ReportLog()
-
     write_lock = threading.Lock()  # threads that fetch teacher answers report too
 
     def write_report(report: Report) -> None:
-        if ranks.rank == 0 or isinstance(report, Failed):  # other ranks would repeat every step
+        if own_rank() == 0 or isinstance(report, Failed):  # other ranks would repeat every step
             report_log.note(report)
             with write_lock:
                 reports.write(report.model_dump_json() + "\n")
                 reports.flush()
 
+    def fail(failure: JobFailure) -> TrainerExit:
+        write_report(failure.report(trainer_spec.spec.method))
+        return TrainerExit(failure.exit_code)
+
     try:
+        ranks = join(trainer_spec.processes * trainer_spec.nodes, lambda failure: os._exit(fail(failure)))
         _train(trainer_spec, ranks, run_dir, write_report, stop, retry_policy)
     except Stopped:
         return TrainerExit.stopped
@@ -82,15 +85,12 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
         stop.wait(SECONDS_TO_END)  # the launcher, which sees the first failure, ends this process
         return TrainerExit.peer_lost
     except JobFailure as failure:
-        param = None if failure.param is None else in_request(failure.param, trainer_spec.spec.method)
-        write_report(Failed(code=failure.code, message=str(failure), param=param, rows=failure.rows))
-        return TrainerExit(failure.exit_code)
+        return fail(failure)
     except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
         machine_failure = diagnose(error)
         if machine_failure is None:
             raise
-        write_report(Failed(code=machine_failure.code, message=str(machine_failure)))
-        return TrainerExit(machine_failure.exit_code)
+        return fail(machine_failure)
     return TrainerExit.succeeded
 
 

@@ -8,7 +8,7 @@ from app.core.chat.encoding import Turn
 from app.core.graders.types import Sample
 from app.core.spec.answers import ParsedAnswer
 from app.core.spec.job import MethodType
-from app.core.spec.reports import Source
+from app.core.spec.reports import Failed, Source
 from app.core.spec.teacher_answers import Provenance
 
 
@@ -130,6 +130,11 @@ class JobFailure(Exception):
         self.code = code
         self.param = param
         self.rows = tuple(sorted(rows))
+
+    def report(self, method: MethodType) -> Failed:
+        """Returns the report of the failure of a job of this method."""
+        param = None if self.param is None else in_request(self.param, method)
+        return Failed(code=self.code, message=str(self), param=param, rows=self.rows)
 
 
 def in_request(param: str, method: MethodType) -> str:
