@@ -23,6 +23,7 @@ from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules
 from app.core.spec.described import Described
 from app.core.spec.frozen import Frozen
+from app.core.spec.graders import shallow
 from app.core.spec.template_variables import TemplateVariables
 
 MAX_CHOICES: Final = 16
@@ -44,7 +45,7 @@ Count = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Penalty = Annotated[float, Field(strict=True, ge=-2, le=2)]
 Name = Annotated[str, StringConstraints(pattern=_FUNCTION_NAME, min_length=1, max_length=64)]
 Description = Annotated[str, StringConstraints(max_length=100_000)]
-Schema = Annotated[dict[str, Any], Field(max_length=MAX_FIELDS)]
+Schema = Annotated[dict[str, Any], Field(max_length=MAX_FIELDS), AfterValidator(shallow)]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP)]
 
 

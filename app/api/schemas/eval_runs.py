@@ -18,6 +18,7 @@ from app.api.schemas.evals import Metadata, Name, refusing
 from app.core.evals.rows import MAX_ROWS
 from app.core.spec.evals import InputMessages, SamplerSpec
 from app.core.spec.frozen import Frozen
+from app.core.spec.json_lines import MAX_DEPTH, nests_deeper
 
 DEFAULT_SEED: Final = 42
 _STORES_NOTHING: Final = "this server stores no completions and no responses. Upload the rows as a file"
@@ -33,7 +34,9 @@ class ContentRow(Frozen):
 
     @field_validator("item", "sample")
     @classmethod
-    def _is_finite(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _is_like_a_line(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and nests_deeper(value, MAX_DEPTH - 1):  # the row itself is a level
+            raise ValueError(f"is nested more than {MAX_DEPTH - 1} deep. Flatten it")
         # Python's JSON reader accepts NaN and numbers beyond a float's range; the stored row would have null instead.
         try:
             json.dumps(value, allow_nan=False)

@@ -1,6 +1,5 @@
 """Grades answers: one with `grade`, many at once with `GraderPool`. A failure is never a reward of 0."""
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -12,7 +11,7 @@ from app.core.graders.registry import GRADERS, waits
 from app.core.graders.toolbox import CONNECTIONS, ExternalServices, Toolbox
 from app.core.graders.types import ErrorType, Grade, GraderFailure, Sample, Scored, TokenUsage, Tools
 from app.core.spec.formula import parse_formula
-from app.core.spec.graders import BaseGrader, EndpointGrader, MultiGrader
+from app.core.spec.graders import MAX_REWARD, BaseGrader, EndpointGrader, MultiGrader
 from app.core.spec.teacher_answers import storable
 
 __all__ = ["ExternalServices", "Grade", "GraderPool", "Sample", "Toolbox", "grade"]
@@ -146,8 +145,8 @@ def _grade(grader: BaseGrader, score: float | Scored, rewards: Mapping[str, floa
     usage = dict(score.usage) if isinstance(score, Scored) else {}
     unclipped = score.unclipped if isinstance(score, Scored) else None
     clipped = {} if unclipped is None or unclipped == reward else {f"{_name(grader)}{UNCLIPPED}": unclipped}
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-        failure = GraderFailure(f"returned {reward!r}; return a finite number")
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) <= MAX_REWARD:  # NaN, too
+        failure = GraderFailure(f"returned {reward!r}; return a finite number from -1e9 to 1e9")
         return _failed(grader, failure).model_copy(update={"usage": usage})
     threshold = getattr(grader, "pass_threshold", None)
     return Grade(

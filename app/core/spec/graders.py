@@ -20,17 +20,21 @@ from pydantic import (
 
 from app.core.spec.formula import MAX_LENGTH, parse_formula
 from app.core.spec.frozen import Frozen
+from app.core.spec.json_lines import nests_deeper
 from app.core.spec.judge_messages import MAX_MESSAGES, JudgeMessage, SamplingParams
 from app.core.spec.python_source import check_source
 from app.core.spec.templates import Template, variables
 
 MAX_SOURCE_BYTES: Final = 256 * 1024
 MAX_SCHEMA_BYTES: Final = 100_000
+MAX_SCHEMA_DEPTH: Final = 100
 MAX_PARTS: Final = 32
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Name = Annotated[Label, Field(description="Name of the grader in metrics and reports.")]
-Threshold = Annotated[float, Field(ge=-1e9, le=1e9)]
+MAX_REWARD: Final = 1e9
+"""Rewards are from -1e9 to 1e9: sums and squares of larger ones overflow in means, intervals and advantages."""
+Threshold = Annotated[float, Field(ge=-MAX_REWARD, le=MAX_REWARD)]
 ANSWER: Final = "{{sample.output_text}}"
 
 
@@ -142,15 +146,21 @@ class RegexGrader(BaseGrader):
         return pattern
 
 
+def shallow(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema. Raises `ValueError` for one that is too deep to be stored and sent."""
+    if nests_deeper(schema, MAX_SCHEMA_DEPTH):
+        raise ValueError(f"is nested more than {MAX_SCHEMA_DEPTH} deep")
+    return schema
+
+
 def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    shallow(schema)
     try:
         if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
             raise ValueError(f"has more than {MAX_SCHEMA_BYTES:,} bytes")
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ValueError(f"is not a JSON schema: {error.json_path}: {error.message[:200]}") from error
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
     return schema
 
 

@@ -73,8 +73,8 @@ def load_object(raw: bytes | str) -> dict[str, Any]:
     except ValueError:
         value = _explained(encoded)
     # A line with fewer brackets than MAX_DEPTH cannot be too deep; this saves the walk for nearly every line.
-    if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
-        _check_depth(value)
+    if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH and nests_deeper(value, MAX_DEPTH):
+        raise _too_deep()
     if not isinstance(value, dict):
         raise Refused(None, f"the line is a JSON {_kind(value)}; each line must be one object, like {{...}}")
     if _has_infinity(value):
@@ -164,13 +164,13 @@ def _too_deep() -> Refused:
     return Refused(None, f"objects and arrays are nested more than {MAX_DEPTH} deep; flatten the row")
 
 
-def _check_depth(value: object) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
+def nests_deeper(value: object, levels: int) -> bool:
+    """Return whether objects and arrays are nested more than `levels` deep."""
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
         containers = (parent.values() if isinstance(parent, dict) else parent for parent in level)
         level = [child for container in containers for child in container if isinstance(child, dict | list)]
-    if level:
-        raise _too_deep()
+    return bool(level)
 
 
 def _check_surrogates(row: dict[str, Any]) -> None:

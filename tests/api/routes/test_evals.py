@@ -269,6 +269,27 @@ def test_numbers_beyond_json_are_refused(row: str) -> None:
         FileContent.model_validate({"type": "file_content", "content": [json.loads(row)]})
 
 
+def test_deeply_nested_bodies_are_refused(client: OpenAI) -> None:
+    """Deeper ones cannot be written to the database or to a response."""
+    deep: Any = {}
+    for _ in range(300):
+        deep = {"properties": {"x": deep}}
+    nested = {"question": "1", "answer": "2", "x": deep["properties"]}
+    source: Any = {"type": "jsonl", "source": content([{"item": nested, "sample": {"output_text": "2"}}])}
+    created = create_eval(client)
+    param, message = refused(lambda: client.evals.runs.create(created.id, data_source=source))
+    assert param == "data_source.source.content.0.item"
+    assert "more than 31 deep" in message
+    param, message = refused(lambda: create_eval(client, {"type": "json_schema", "name": "x", "schema": deep}))
+    assert param == "testing_criteria.0.schema"
+    assert "more than 100 deep" in message
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": deep}}
+    sampled: Any = {"type": "completions", "model": "tiny", "input_messages": MESSAGES, "source": content(sums(1))}
+    sampled["sampling_params"] = {"response_format": form}
+    param, message = refused(lambda: client.evals.runs.create(created.id, data_source=sampled))
+    assert "more than 100 deep" in message
+
+
 def test_bad_line_of_a_file_is_named(client: OpenAI) -> None:
     created = create_eval(client)
     good = answered(["0", "2"])

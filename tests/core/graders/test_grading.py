@@ -89,7 +89,7 @@ def test_grades_keep_the_sample_order(pool: GraderPool) -> None:
     assert [graded.reward for graded in pool.grade_many(pairs)] == [float(n % 5 == 3) for n in range(40)]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e10, -1e308, None, "1", True])
 def test_non_finite_reward_is_an_error(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.GRADERS, "math", lambda *_: value)
     graded = grade(MATH, Sample(output_text="4"), {"answer": "4"})
