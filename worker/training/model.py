@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from app.core.spec.experts import experts_of
 from app.core.spec.job import BasePrecision, Lora
+from app.core.spec.plan import TOKEN_BUDGET, activation_bytes, token_budget
 from app.core.spec.reports import TrainingPath
 from app.core.spec.sharding import Sharding
 from worker.training import lora as lora_product
@@ -102,6 +103,18 @@ class Policy:
             return self.base_parameters
         frozen = ((name, value.shape) for name, value in self.causal.named_parameters() if not value.requires_grad)
         return experts.active(self.base_parameters, frozen)
+
+    @property
+    def token_budget(self) -> int:
+        """The most packed tokens of a micro-batch, from the GPU's free memory. Those of a sharded base cannot shrink,
+        so they stay small."""
+        if self.device.type != "cuda" or self.sharded is not None:
+            return TOKEN_BUDGET
+        config = self.causal.config.get_text_config()
+        hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+        kept = activation_bytes(layers, hidden, inner, self.causal.dtype.itemsize)
+        return token_budget(torch.cuda.mem_get_info(self.device)[0], kept)
 
     def use_fast(self) -> None:
         """Switches to the fast path. Raises various errors for architectures that lack its parts."""

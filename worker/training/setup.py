@@ -299,7 +299,7 @@ def _updater(
         new_optimizer(policy),
         loss=_policy_loss(spec, is_served=is_served),
         temperature=settings.sampling.temperature if grouped else 1.0,
-        token_budget=TOKEN_BUDGET,
+        token_budget=policy.token_budget,
         on_shrink=warn,
         ranks=ranks,
         pair_loss=pair_loss,

@@ -12,7 +12,7 @@ from app.core.models.shape import Shape
 from app.core.spec.graders import BaseGrader, parts
 from app.core.spec.hardware import Hardware, data_sheet
 from app.core.spec.job import GroupMethod, JobSpec, PreferenceMethod
-from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET
+from app.core.spec.plan import MAX_SEQUENCES, TOKEN_BUDGET, activation_bytes, token_budget
 from app.core.spec.sharding import is_sharded
 
 FORMULA: Final = 2
@@ -115,7 +115,7 @@ def seconds(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware) -> Seco
     grouped = isinstance(spec.settings, GroupMethod) and not spec.settings.kl_coefficient
     live = work.live_share if grouped else 1.0
     tokens = live * (work.prompt_tokens + work.response_tokens)
-    passes = work.steps * math.ceil(tokens / work.steps / TOKEN_BUDGET)
+    passes = work.steps * math.ceil(tokens / work.steps / _token_budget(spec, shape, hardware))
     reference = 2 if isinstance(spec.settings, GroupMethod) and spec.settings.kl_coefficient else 0
     updates = spec.settings.updates_per_batch if isinstance(spec.settings, GroupMethod) else 1
     update = (
@@ -193,19 +193,20 @@ def adapter_weights(spec: JobSpec, shape: Shape) -> float:
     return lora.r * shape.layers * whole * share
 
 
-def memory_bytes(
-    spec: JobSpec, work: Work, shape: Shape, hardware: Hardware, token_budget: float = TOKEN_BUDGET
-) -> float:
+def memory_bytes(spec: JobSpec, work: Work, shape: Shape, hardware: Hardware, budget: float | None = None) -> float:
     """Return the peak memory of a trainer process as the process measures it (`gft/peak_memory_bytes`).
 
-    `token_budget` is the size of its micro-batches, which shrink to one response if they do not fit.
+    `budget` is the most tokens of its micro-batches, by default that of the trainer, which shrinks to one response if
+    they do not fit.
     """
     width = _width(shape)
     base = _held_bytes(spec, shape, hardware)
     lengths = work.lengths
     group = lengths.prompt + (work.response_tokens / work.groups if work.groups else 0.0)
-    packed = min(token_budget, group * math.ceil(work.groups_a_step / hardware.processes))
-    activations = packed * shape.layers * (10 * shape.hidden + 3 * shape.intermediate) * width
+    if budget is None:
+        budget = _token_budget(spec, shape, hardware)
+    packed = min(budget, group * math.ceil(work.groups_a_step / hardware.processes))
+    activations = packed * _token_bytes(shape)
     if _adapts_experts(spec):
         activations += shape.experts * width
     decoding = 0.0
@@ -218,6 +219,19 @@ def memory_bytes(
             decoding += base  # a copy of the weights, packed for decoding
     process = PROCESS_BYTES if hardware.accelerator is None else 0.0
     return process + base + adapter_weights(spec, shape) * ADAPTER_BYTES + max(activations, decoding)
+
+
+def _token_budget(spec: JobSpec, shape: Shape, hardware: Hardware) -> int:
+    """Return the most packed tokens of a micro-batch, as the trainer chooses it from the free memory."""
+    gpu = hardware.accelerator_memory_bytes if hardware.accelerator else None
+    if _is_sharded(spec, shape, hardware):  # its micro-batches cannot shrink
+        return TOKEN_BUDGET
+    taken = _held_bytes(spec, shape, hardware) + adapter_weights(spec, shape) * ADAPTER_BYTES
+    return token_budget(None if gpu is None else gpu - taken, _token_bytes(shape))
+
+
+def _token_bytes(shape: Shape) -> int:
+    return activation_bytes(shape.layers, shape.hidden, shape.intermediate, _width(shape))
 
 
 def _width(shape: Shape) -> int:

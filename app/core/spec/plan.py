@@ -14,11 +14,30 @@ _MIN_EXAMPLES: Final = 100
 _MAX_EXAMPLES: Final = 25_000
 _MAX_EPOCHS: Final = 25
 TOKEN_BUDGET: Final = 4096
-"""Packed tokens of a micro-batch."""
+"""Most packed tokens of a micro-batch on a CPU, and the least of these limits on a GPU."""
+_MAX_TOKEN_BUDGET: Final = 32_768
+_BUDGET_SHARE: Final = 0.5
+"""Part of a GPU's free memory for the activations of a micro-batch; rollouts and fragments need some, too."""
 MAX_SEQUENCES: Final = 128
 """Most sequences that a trainer decodes at once; bounds the KV cache."""
 MIN_SPLIT_ROWS: Final = 20
 """Fewer held-out rows are not split into a half that selects and a half that reports."""
+
+
+def activation_bytes(layers: int, hidden: int, intermediate: int, width: int) -> int:
+    """Return the bytes that a packed token keeps for the backward pass, with numbers of `width` bytes."""
+    return layers * (10 * hidden + 3 * intermediate) * width
+
+
+def token_budget(free_bytes: float | None, token_bytes: float) -> int:
+    """Return the most packed tokens of a micro-batch, each of which keeps `token_bytes` for the backward pass.
+
+    `free_bytes` is the free memory of the GPU, None on a CPU. More tokens at once keep a large GPU busy with a small
+    model; a CPU gains nothing from them.
+    """
+    if free_bytes is None:
+        return TOKEN_BUDGET
+    return int(min(_MAX_TOKEN_BUDGET, max(TOKEN_BUDGET, _BUDGET_SHARE * free_bytes / token_bytes)))
 
 
 @dataclass(frozen=True)

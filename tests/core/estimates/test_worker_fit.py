@@ -66,7 +66,7 @@ def test_gpus_share_a_base_too_large_for_one() -> None:
 
 
 def test_smaller_micro_batches_make_the_fit_tight() -> None:
-    needed = forecast(JOB, [("w:1", LARGE)], []).estimate
+    needed = forecast(JOB, [("w:1", SMALL)], []).estimate
     assert needed.peak_memory_bytes is not None
     assert needed.least_memory_bytes is not None
     assert needed.least_memory_bytes.expected < needed.peak_memory_bytes.expected

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.spec.graders import StringCheckGrader
 from app.core.spec.job import SETTINGS, JobSpec, MethodType
-from app.core.spec.plan import Plan, learning_rate_multiplier, resolve
+from app.core.spec.plan import TOKEN_BUDGET, Plan, activation_bytes, learning_rate_multiplier, resolve, token_budget
 
 GRADER = StringCheckGrader(input="{{sample.output_text}}", reference="4", operation="eq")
 
@@ -111,3 +111,15 @@ def test_smaller_models_get_a_higher_rate(parameters: int, group: float, imitati
 
 def test_multiplier_is_capped() -> None:
     assert learning_rate_multiplier(spec("gft"), 1000) == learning_rate_multiplier(spec("gft"), 100) == 30
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "tokens"),
+    [(None, 4096), (0, 4096), (-1e9, 4096), (8 * 2**30, 4096), (40e9, 13_871), (1e12, 32_768)],
+)
+def test_micro_batches_grow_with_free_memory(free_bytes: float | None, tokens: int) -> None:
+    """Llama 3.2 1B: 16 layers, 2,048 wide, MLPs of 8,192, in bf16."""
+    kept = activation_bytes(16, 2048, 8192, 2)
+    assert kept == 16 * 45_056 * 2
+    assert token_budget(free_bytes, kept) == tokens
+    assert TOKEN_BUDGET == 4096
