@@ -41,6 +41,7 @@ class _Choice:
     reasoning: list[str] = field(default_factory=list)
     calls: int = 0
     has_started: bool = False
+    has_content: bool = False
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Those that no chunk has contained yet."""
 
@@ -74,13 +75,11 @@ class ChatAnswer:
         for delta in chunk.choices:
             self.completion_tokens += len(delta.token_ids)
             choice = self._choice(delta.index)
-            if not choice.has_started:
-                choice.has_started = True
-                yield self._chunk(delta.index, {"role": "assistant", "content": "", "refusal": None})
             choice.logprobs += self._shown(delta)
             read = _finished(choice.reader, delta) if delta.finish_reason else choice.reader.feed(delta.text)
-            for written in self._deltas(choice, read):
-                yield self._chunk(delta.index, written, self._taken(choice))
+            for written in self._deltas(choice, read, is_last=delta.finish_reason is not None):
+                logprobs = None if written.get("content") == "" else self._taken(choice)
+                yield self._chunk(delta.index, written, logprobs)
             if delta.finish_reason:
                 logprobs = self._taken(choice) if choice.logprobs else None
                 yield self._chunk(delta.index, {}, logprobs, self._finish_reason(delta, choice.calls))
@@ -116,19 +115,26 @@ class ChatAnswer:
         reason = self._finish_reason(choice, len(read.calls))
         return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
-    def _deltas(self, choice: _Choice, read: AnswerDelta) -> Iterator[Json]:
+    def _deltas(self, choice: _Choice, read: AnswerDelta, *, is_last: bool) -> Iterator[Json]:
+        """Yield the deltas of one choice. As OpenAI's, a message begins with empty text, or with a call and no text."""
         if read.reasoning:
             choice.reasoning.append(read.reasoning)
-            yield {"reasoning_content": read.reasoning}
+            yield {**_opening(choice, None), "reasoning_content": read.reasoning}
         if read.content:
+            if opening := _opening(choice, ""):
+                yield opening
+            choice.has_content = True
             yield {"content": read.content}
         for call in read.calls:
-            yield (
+            written = (
                 {"function_call": _function(call)}
                 if self._form.is_legacy
                 else {"tool_calls": [{"index": choice.calls, **_call(call)}]}
             )
             choice.calls += 1
+            yield {**_opening(choice, None), **written}
+        if is_last and not choice.has_content and not choice.calls:
+            yield _opening(choice, "") or {"content": ""}
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
@@ -179,6 +185,14 @@ class ChatAnswer:
         written = self._tokens.of(token_id)
         text = written.decode(errors="replace")
         return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(written)}
+
+
+def _opening(choice: _Choice, content: str | None) -> Json:
+    """Return the fields that begin a streamed message; none if it has begun."""
+    if choice.has_started:
+        return {}
+    choice.has_started = True
+    return {"role": "assistant", "content": content, "refusal": None}
 
 
 def _finished(reader: AnswerStream, choice: ChoiceDelta) -> AnswerDelta:
