@@ -14,6 +14,7 @@ from app.core.chat.token_bytes import TokenBytes
 from app.core.inference.chat_request import PreparedChat
 from app.core.inference.engine_answers import ChoiceDelta, EngineChunk, EngineCompletion, TokenLogprob
 from app.core.inference.models import ServedModel
+from app.core.inference.returned_tokens import ReturnedTokens
 
 _LEAST_LOGPROB: Final = -9999.0
 """OpenAI's value for a token that cannot occur; JSON has no infinity."""
@@ -38,6 +39,7 @@ class _Choice:
     """One completion while it arrives."""
 
     reader: AnswerStream
+    tokens: ReturnedTokens
     reasoning: list[str] = field(default_factory=list)
     calls: int = 0
     has_started: bool = False
@@ -75,7 +77,7 @@ class ChatAnswer:
         for delta in chunk.choices:
             self.completion_tokens += len(delta.token_ids)
             choice = self._choice(delta.index)
-            choice.logprobs += self._shown(delta)
+            choice.logprobs += choice.tokens.take(delta)
             read = _finished(choice.reader, delta) if delta.finish_reason else choice.reader.feed(delta.text)
             for written in self._deltas(choice, read, is_last=delta.finish_reason is not None):
                 logprobs = None if written.get("content") == "" else self._taken(choice)
@@ -92,7 +94,8 @@ class ChatAnswer:
 
     def _choice(self, index: int) -> _Choice:
         if index not in self._choices:
-            self._choices[index] = _Choice(self._chat.reader())
+            tokens = ReturnedTokens(self._chat.tokenizer, has_stop=bool(self._chat.body["stop"]))
+            self._choices[index] = _Choice(self._chat.reader(), tokens)
         return self._choices[index]
 
     def _whole_choice(self, choice: ChoiceDelta) -> Json:
@@ -111,7 +114,7 @@ class ChatAnswer:
             message["function_call"] = _function(read.calls[0])
         elif read.calls:
             message["tool_calls"] = [_call(call) for call in read.calls]
-        logprobs = None if choice.logprobs is None else self._logprobs(self._shown(choice))
+        logprobs = None if choice.logprobs is None else self._logprobs(state.tokens.take(choice))
         reason = self._finish_reason(choice, len(read.calls))
         return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
@@ -160,10 +163,6 @@ class ChatAnswer:
                 "rejected_prediction_tokens": 0,
             },
         }
-
-    def _shown(self, choice: ChoiceDelta) -> list[TokenLogprob]:
-        """Return the log-probabilities of the tokens that are text: the end token is not."""
-        return [token for token in choice.logprobs or () if token.token_id not in self._chat.tokenizer.end_ids]
 
     def _taken(self, choice: _Choice) -> Json | None:
         """Return the log-probabilities for the next chunk of a choice, if the client wants any."""

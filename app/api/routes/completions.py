@@ -27,6 +27,7 @@ from app.core.inference.context import room
 from app.core.inference.engine_answers import ChoiceDelta, EngineCompletion
 from app.core.inference.engines import Engines
 from app.core.inference.models import ServedModel
+from app.core.inference.returned_tokens import ReturnedTokens
 from app.core.inference.sampling import Sampling
 from app.core.inference.text_completion import LegacyLogprobs, TextPrompt, read_prompts
 
@@ -46,6 +47,10 @@ class _Work:
     @property
     def only_prompt(self) -> bool:
         return self.sampling.max_tokens == 0
+
+    def tokens(self) -> ReturnedTokens:
+        """Return a reader of the tokens of one completion."""
+        return ReturnedTokens(self.tokenizer, has_stop=bool(self.sampling.stop))
 
     def body(self, prompt: TextPrompt) -> dict[str, Any]:
         """Return the engine's request. Engines generate at least one token; `max_tokens` 0 drops it."""
@@ -122,7 +127,7 @@ def _choice(work: _Work, prompt: TextPrompt, first: int, choice: ChoiceDelta) ->
         written = logprobs.write_prompt(prompt.ids, choice.prompt_logprobs, work.sampling.logprobs or 0)
     choice = _generated(work, choice)
     if choice.logprobs is not None:
-        for name, values in logprobs.write(_before_end(work, choice)).items():
+        for name, values in logprobs.write(work.tokens().take(choice)).items():
             written[name] = [*written.get(name, ()), *values]
     return {
         "index": first + choice.index,
@@ -138,13 +143,6 @@ def _generated(work: _Work, choice: ChoiceDelta) -> ChoiceDelta:
         return choice
     reason = "length" if choice.finish_reason else None
     return replace(choice, text="", logprobs=None if choice.logprobs is None else (), finish_reason=reason)
-
-
-def _before_end(work: _Work, choice: ChoiceDelta) -> tuple[Any, ...]:
-    """Return the log-probabilities without those of the end token, which is not in the text."""
-    found = choice.logprobs or ()
-    has_ended = choice.finish_reason == "stop" and bool(found) and found[-1].token_id in work.tokenizer.end_ids
-    return found[:-1] if has_ended else found
 
 
 def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -185,6 +183,7 @@ class _StreamWriter:
         self._work, self._prompt, self._first = work, prompt, first
         offset = 0 if work.echo else len(prompt.text)
         self._logprobs = [LegacyLogprobs(work.tokenizer.token_bytes, offset) for _ in range(work.sampling.n)]
+        self._tokens = [work.tokens() for _ in range(work.sampling.n)]
 
     def echoes(self) -> list[dict[str, Any]]:
         """Return a chunk with the prompt for each completion, if the client wants an echo."""
@@ -198,7 +197,7 @@ class _StreamWriter:
         choice = _generated(self._work, choice)
         logprobs = None
         if choice.logprobs is not None:
-            logprobs = self._logprobs[choice.index].write(_before_end(self._work, choice))
+            logprobs = self._logprobs[choice.index].write(self._tokens[choice.index].take(choice))
         return {
             "index": self._first + choice.index,
             "text": choice.text,

@@ -139,6 +139,22 @@ def test_logprobs_have_bytes_and_alternatives(client: OpenAI) -> None:
     assert ask(client, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []  # type: ignore[union-attr,index]
 
 
+def test_logprobs_end_where_the_text_ends(client: OpenAI) -> None:
+    options: Any = {"temperature": 1.5, "seed": 1, "logprobs": True}
+    text = ask(client, **options).choices[0].message.content or ""
+    options["stop"] = text[5:7]
+    whole = ask(client, **options).choices[0]
+    assert (whole.finish_reason, whole.message.content) == ("stop", text[:5])
+    assert "".join(token.token for token in whole.logprobs.content) == whole.message.content  # type: ignore[union-attr]
+    sent = ""
+    for chunk in chunks(client, **options):
+        [choice] = chunk.choices
+        tokens = (choice.logprobs and choice.logprobs.content) or ()
+        assert "".join(token.token for token in tokens) == (choice.delta.content or "")
+        sent += choice.delta.content or ""
+    assert sent == whole.message.content
+
+
 class Depth(pydantic.BaseModel):
     metres: Literal[40]
     wet: Literal[True]

@@ -87,6 +87,20 @@ def test_scores_of_a_prompt(client: OpenAI) -> None:
     assert found.usage.completion_tokens == 0
 
 
+def test_logprobs_end_where_the_text_ends(client: OpenAI) -> None:
+    options: Any = GREEDY | {"prompt": "ab", "temperature": 1.5, "seed": 1}
+    text = client.completions.create(**options).choices[0].text
+    options |= {"stop": text[5:7], "logprobs": 0}
+    whole = client.completions.create(**options).choices[0]
+    assert (whole.finish_reason, "".join(whole.logprobs.tokens or ())) == ("stop", whole.text)  # type: ignore[union-attr]
+    with client.completions.create(stream=True, **options) as stream:
+        pieces = [chunk.choices[0] for chunk in stream]
+    assert all("".join(piece.logprobs.tokens or ()) == piece.text for piece in pieces)  # type: ignore[union-attr]
+    offsets = [offset for piece in pieces for offset in piece.logprobs.text_offset or ()]  # type: ignore[union-attr]
+    assert offsets == whole.logprobs.text_offset == list(range(2, 7))  # type: ignore[union-attr]
+    assert whole.text == text[:5]
+
+
 def test_logprobs_of_a_completion(client: OpenAI) -> None:
     found = client.completions.create(prompt="ab", logprobs=3, **GREEDY)
     logprobs = found.choices[0].logprobs
