@@ -97,9 +97,8 @@ class EngineSampler:
         except (DatabaseUnavailable, StorageUnavailable):
             raise
         except GrouptuneError as error:
-            raise NoAnswer(
-                error.code or "sampler_error", error.message, is_outage=isinstance(error, _OUTAGES)
-            ) from error
+            is_outage = isinstance(error, _OUTAGES)
+            raise NoAnswer(error.code or "sampler_error", error.message_for_clients, is_outage=is_outage) from error
         [choice] = completion.choices
         is_cut = choice.finish_reason == "length"
         read = chat.reader().finish(choice.text, is_cut=is_cut)

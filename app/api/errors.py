@@ -78,7 +78,7 @@ def envelope(error: GrouptuneError) -> str:
 
     ASCII only: a message may quote a lone surrogate, which UTF-8 cannot encode.
     """
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    body = {"message": error.message_for_clients, "type": error.type, "param": error.param, "code": error.code}
     return json.dumps({"error": body})
 
 

@@ -4,12 +4,15 @@ import asyncio
 import time
 from typing import Final
 
+import structlog
 from anyio import CapacityLimiter, to_thread
 
 from app.core import migrate
 from app.core.db import Database
 from app.core.errors import DatabaseUnavailable, Overloaded
 from app.core.storage.blobs import BlobStore, StorageUnavailable
+
+log = structlog.get_logger(__name__)
 
 KEPT_SECONDS: Final = 1.0
 
@@ -54,7 +57,8 @@ class Readiness:
         try:
             self._store.check_writable()
         except StorageUnavailable as error:
-            return [error.message]
+            log.error("storage.unavailable", message=error.message)
+            return [error.message_for_clients]
         return []
 
     def close(self) -> None:

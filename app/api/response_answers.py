@@ -57,7 +57,7 @@ class ResponseAnswer:
 
         OpenAI documents the fields of the event, and its SDK raises an exception for `error`.
         """
-        named = {"code": error.code, "message": error.message, "param": error.param}
+        named = {"code": error.code, "message": error.message_for_clients, "param": error.param}
         return self._event("error", **named, error=error_body(error))
 
     def _choice(self, choice: ChoiceDelta) -> Iterator[Json]:

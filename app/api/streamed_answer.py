@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
 from typing import Any, Final
 
+import structlog
 from fastapi import Request
 
 from app.api.event_streams import EventStreamResponse, while_allowed
 from app.api.hang_ups import until_hang_up
 from app.core.errors import GrouptuneError
+
+log = structlog.get_logger(__name__)
 
 DONE: Final = "data: [DONE]\n\n"
 
@@ -26,7 +30,7 @@ def error_event(error: GrouptuneError) -> str:
 
 def error_body(error: GrouptuneError) -> dict[str, Any]:
     """Return OpenAI's object for an error."""
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"message": error.message_for_clients, "type": error.type, "param": error.param, "code": error.code}
 
 
 async def streamed(
@@ -57,4 +61,6 @@ async def _all(
         async for message in messages:
             yield message
     except GrouptuneError as error:
+        if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("stream.failed", code=error.code, message=error.message)
         yield write_error(error)

@@ -11,6 +11,8 @@ class GrouptuneError(Exception):
     code: str | None = None
     retry_after_seconds: float | None = None
     """The wait that the client is asked for, if another request may succeed."""
+    public_message: str | None = None
+    """What clients of the API get instead of `message`, where that quotes addresses or paths for the operator."""
     retry_helps: ClassVar[bool] = True
     """False keeps OpenAI's clients from retrying a 429 or 5xx."""
 
@@ -27,6 +29,10 @@ class GrouptuneError(Exception):
     @property
     def message(self) -> str:
         return str(self.args[0])
+
+    @property
+    def message_for_clients(self) -> str:
+        return self.public_message or self.message
 
 
 class InvalidRequest(GrouptuneError):

@@ -60,8 +60,8 @@ class Engine:
         self.is_available = False
         self.polled = asyncio.Event()
         """Set after the first poll."""
-        self.problem = ""
-        """Why it is not available."""
+        self.problem: EngineUnavailable | None = None
+        """Why it was not available when it was last polled in vain."""
         self.models: list[ListedModel] = []
         self._served: dict[BaseModel, ListedModel | None] = {}
         """Found since the last poll: each request asks several times, and to find it files are read."""
@@ -99,9 +99,9 @@ class Engine:
         except EngineTimedOut as error:
             self._timeouts += 1
             if self._timeouts > TOLERATED_TIMEOUTS or not self.is_available:
-                self._set_away(error.message)
+                self._set_away(error)
         except GrouptuneError as error:
-            self._set_away(error.message)
+            self._set_away(error if isinstance(error, EngineUnavailable) else EngineUnavailable(error.message))
         else:
             self._set_available(models, is_current=changes == self._changes)
         self.polled.set()
@@ -262,9 +262,9 @@ class Engine:
         with_adapter = await self.client.prompt_logprobs(files.name, probe.FIXED_IDS)
         probe.check_differs(with_adapter, await self.client.prompt_logprobs(base_name, probe.FIXED_IDS))
 
-    def _set_away(self, problem: str) -> None:
+    def _set_away(self, problem: EngineUnavailable) -> None:
         if self.is_available or not self._failures:
-            log.warning("engine.away", engine=self.label, problem=problem)
+            log.warning("engine.away", engine=self.label, problem=problem.message)
             self._checked.clear()  # what comes back may be another engine
         self.is_available, self.problem = False, problem
         self._failures += 1

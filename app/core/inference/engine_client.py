@@ -40,6 +40,9 @@ _COMPLETE: Final = "/v1/completions"
 _STRUCTURED: Final = "structured_outputs"
 _DONE: Final = b"[DONE]"
 _ALREADY_LOADED: Final = "already been loaded"
+_WRONG_KEY: Final = (
+    "The inference engine rejects the key of this server. Ask the operator to correct GROUPTUNE_SERVE_API_KEY."
+)
 _IDLE_SECONDS: Final = 2.0
 """Less than the five seconds after which uvicorn, vLLM's server, closes an idle connection."""
 
@@ -131,7 +134,7 @@ class EngineClient:
             raise UnknownToEngine(self._about(f"it cannot load {path}: {_message(response)}"))
         # vLLM answers 500 for an adapter that it cannot load.
         if response.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR):
-            reason = _message(response)
+            reason = _message(response).replace(path, name)  # clients read it
             if _ALREADY_LOADED in reason:
                 return
             raise AdapterRefused(f"The engine cannot serve this adapter: {reason}", param="model")
@@ -280,9 +283,10 @@ class EngineClient:
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             code = error.get("code")
             return EngineRefused(message, param=error.get("param"), code=code if isinstance(code, str) else None)
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            message = "it rejects the key in GROUPTUNE_SERVE_API_KEY"
         away = EngineUnavailable(self._about(f"it answered {status}, {message}"))
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            away = EngineUnavailable(_WRONG_KEY)
+            away.public_message = _WRONG_KEY
         away.retry_after_seconds = wait_seconds or away.retry_after_seconds
         return away
 

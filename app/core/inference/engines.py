@@ -72,9 +72,13 @@ class Engines:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def problems(self) -> list[str]:
-        """Return one line for each engine that is known to be down."""
-        away = [engine for engine in self.all if engine.polled.is_set() and not engine.is_available]
-        return [f"Engine {engine.label}: {engine.problem}" for engine in away]
+        """Return one line for each engine that is known to be down, without its address: anybody may read them."""
+        away = [
+            (place, engine.problem)
+            for place, engine in enumerate(self.all, 1)
+            if engine.problem is not None and not engine.is_available
+        ]
+        return [f"Engine {place} of {len(self.all)}: {problem.message_for_clients}" for place, problem in away]
 
     def context_length(self, base: BaseModel) -> int | None:
         """Return the tokens of prompt and completion together that the model and its engines support, if known."""
@@ -191,7 +195,9 @@ class Engines:
     def _none(self, served: ServedModel) -> GrouptuneError:
         away = [engine for engine in self.all if not engine.is_available]
         if away:
-            error = EngineUnavailable(away[0].problem or None)
+            known = away[0].problem
+            error = EngineUnavailable(known.message if known else None)
+            error.public_message = known.message_for_clients if known else None
             error.retry_after_seconds = min(engine.retry_after_seconds for engine in away)
             return error
         names = sorted({model.id for engine in self.all for model in engine.models if model.parent is None})

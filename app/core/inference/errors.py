@@ -12,15 +12,18 @@ class NoEngine(GrouptuneError):
 
 
 class EngineUnavailable(GrouptuneError):
-    """The engine is unavailable: it is starting, or it was restarted. Try again in a few seconds."""
+    """The inference engine does not answer: it may be starting, or it has crashed. Try again in a few seconds."""
 
     status = 503
     code = "engine_unavailable"
+    public_message: str | None = __doc__
     retry_after_seconds: float | None = 2.0
 
 
 class EngineTimedOut(EngineUnavailable):
-    """The engine does not respond in time. Try again in a few seconds."""
+    """The inference engine does not answer in time. Try again in a few seconds."""
+
+    public_message: str | None = __doc__
 
 
 class EngineBusy(RateLimited):
@@ -55,8 +58,12 @@ class EngineRefused(InvalidRequest):
 
 
 class UnknownToEngine(EngineUnavailable):
-    """The engine lost the model, probably in a restart. Try again in a few seconds."""
+    """The inference engine has lost the model, probably in a restart. Try again in a few seconds."""
+
+    public_message: str | None = __doc__
 
 
 class InvalidEngineResponse(EngineUnavailable):
-    """The engine sent a response that is not in vLLM's format."""
+    """The inference engine sent an answer that cannot be read. Try again in a few seconds."""
+
+    public_message: str | None = __doc__

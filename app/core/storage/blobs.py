@@ -38,8 +38,9 @@ class BlobCorrupt(GrouptuneError):
 
 
 class StorageUnavailable(GrouptuneError):
-    """The blob store is unavailable; try again in a few seconds."""
+    """The blob store is unavailable. Try again in a few seconds."""
 
+    public_message: str | None = __doc__
     status = 503
     code = "storage_unavailable"
 

@@ -100,9 +100,10 @@ class LocalBlobStore(BlobStore):
             with tempfile.TemporaryFile(dir=self._root) as probe:
                 probe.write(b"ok")
         except OSError as error:
-            raise StorageUnavailable(
-                f"The storage at {self._root} cannot be written ({error.strerror}); check owner and free space."
-            ) from error
+            problem = f"cannot be written ({error.strerror}); check owner and free space."
+            unavailable = StorageUnavailable(f"The storage at {self._root} {problem}")
+            unavailable.public_message = f"The storage {problem}"
+            raise unavailable from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from openai import APIError, InternalServerError, NotFoundError, OpenAI
 
@@ -82,7 +83,7 @@ def test_engine_dies_in_mid_stream(inference: Server, mortal_url: str, engine: E
         chunks = iter(stream)
         assert next(chunks)
         engine.kill()
-        with pytest.raises(APIError, match="The engine is unavailable") as broken:
+        with pytest.raises(APIError, match=r"^The inference engine does not answer") as broken:
             list(chunks)
     assert (broken.value.code, broken.value.type) == ("engine_unavailable", "server_error")
     for options in ({}, {"stream": True}):
@@ -90,4 +91,21 @@ def test_engine_dies_in_mid_stream(inference: Server, mortal_url: str, engine: E
             ask(client.with_options(max_retries=0), "tools", **options)
         assert (away.value.status_code, away.value.code) == (503, "engine_unavailable")
         assert float(away.value.response.headers["retry-after"]) > 0
+        assert str(engine.port) not in f"{broken.value} {away.value}"
     engine.start()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_message_has_no_address(inference: Server, inference_settings: Settings, route: str) -> None:
+    """What a connection's error says about the network is for the log."""
+    with serve(variant(inference_settings, serve_url=("http://127.0.0.1:9",))) as url:
+        client = inference.clients.enter_context(OpenAI(base_url=f"{url}/v1", api_key=inference.api_key, max_retries=0))
+        with pytest.raises(InternalServerError) as away:
+            ROUTES[route](client, "tools")
+        warnings = httpx.get(f"{url}/readyz", trust_env=False).json()["warnings"]
+    sentence = (
+        "The inference engine does not answer: it may be starting, or it has crashed. Try again in a few seconds."
+    )
+    assert away.value.body["message"] == sentence  # type: ignore[index]
+    assert int(away.value.response.headers["retry-after"]) > 0
+    assert warnings == [f"Engine 1 of 1: {sentence}"]

@@ -224,6 +224,7 @@ def test_closed_port_is_storage_unavailable(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     store = S3BlobStore(Bucket(BUCKET, None, "us-east-1", "http://127.0.0.1:9"), retries=1)
     for call in (store.check_writable, lambda: store.exists("a"), lambda: store.list("a"), lambda: store.open("a")):
-        with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT"):
+        with pytest.raises(StorageUnavailable, match="GROUPTUNE_STORAGE_ENDPOINT") as caught:
             call()
+        assert caught.value.message_for_clients == "The blob store is unavailable. Try again in a few seconds."
     store.discard("a")  # logs the error; the collection of orphaned blobs retries later
