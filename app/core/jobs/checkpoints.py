@@ -60,7 +60,8 @@ _DELETE_OLD: Final = text(
     ), deleted_models AS (
         DELETE FROM models WHERE job_id = :job_id AND step IN (SELECT step FROM deleted)
     ), removed AS (
-        INSERT INTO removed_checkpoints (job_id, step) SELECT :job_id, step FROM deleted ON CONFLICT DO NOTHING
+        INSERT INTO removed_checkpoints (job_id, step) SELECT :job_id, step FROM deleted
+        ON CONFLICT (job_id, step) DO UPDATE SET removed_at = now()
     )
     SELECT blob FROM deleted
     """

@@ -357,3 +357,5 @@ class RemovedCheckpoint(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    removed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    """None for a checkpoint that an older version deleted."""

@@ -1,17 +1,24 @@
 """The model that a name stands for, and the errors of names that stand for none."""
 
+from datetime import UTC
+
 import pytest
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.core import ids
-from app.core.accounts.audit import Actor
+from app.core.accounts.audit import Action, Actor, record
 from app.core.db import Database
 from app.core.errors import GrouptuneError, NotFound
 from app.core.inference.models import resolve
-from app.core.jobs import deletion, lifecycle
+from app.core.jobs import deletion, leases, lifecycle
+from app.core.jobs.journal import Journal, JournalEntry
+from app.core.jobs.tables import JobAttempt, Metric
 from app.core.models import aliases, permissions
 from app.core.models.tables import TrainedModel
 from app.core.settings import Settings
+from app.core.spec.reports import Metrics
+from tests.core.jobs.test_progress import STARTED
 from tests.setup_jobs import make_job, make_project, supervised
 from tests.tiny_model import write_tokenizer
 
@@ -110,9 +117,72 @@ def test_unfinished_job_is_named(database: Database, settings: Settings) -> None
         for asked in (name, ids.checkpoint_model(name, 5)):
             error = refusal(session, project, asked, settings)
             assert (error.code, type(error)) == ("model_not_ready", NotFound)
-            assert f"the job {job.id} that trains it is {job.status}" in error.message
+            assert error.message == (
+                f"The model '{asked}' does not exist yet: the job {job.id} that trains it is queued, at position 1."
+            )
+        lifecycle.pause(session, Actor(project), job.id)
+        paused = refusal(session, project, name, settings).message
+        assert f"is paused. POST /v1/fine_tuning/jobs/{job.id}/resume continues it." in paused
         lifecycle.cancel(session, Actor(project), job.id)
         assert refusal(session, project, name, settings).code == "model_not_found"
+
+
+def test_running_job_states_its_step_and_time(database: Database, settings: Settings) -> None:
+    """The remaining time is the job's, so a checkpoint's error has none; a step after the last one never comes."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job = make_job(session, project)
+        claim = leases.claim(session, "w", 60)
+        assert claim is not None
+    name = ids.fine_tuned_model("tiny", "default", None, job.id)
+    journal = Journal(database, claim)
+    journal.record([JournalEntry(STARTED.model_copy(update={"total_steps": 9}))])
+    for step, ago in ((3, 120), (6, 60)):
+        journal.record([JournalEntry(Metrics(step=step, values={}))])
+        with database.transaction() as session:
+            at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, ago)
+            session.execute(update(Metric).where(Metric.job_id == job.id, Metric.step == step).values(created_at=at))
+            session.execute(update(JobAttempt).values(started_at=func.now() - func.make_interval(0, 0, 0, 1)))
+    with database.transaction() as session:
+        assert refusal(session, project, name, settings).message.endswith(
+            "is running at step 6 of 9 and needs about 60 s more."
+        )
+        checkpoint = refusal(session, project, ids.checkpoint_model(name, 7), settings)
+        assert checkpoint.message.endswith("is running at step 6 of 9.")
+        assert refusal(session, project, ids.checkpoint_model(name, 10), settings).code == "model_not_found"
+    journal.record([JournalEntry(Metrics(step=9, values={}))])
+    with database.transaction() as session:
+        assert "saves the model now" in refusal(session, project, name, settings).message
+
+
+def test_deleted_model_names_its_time_and_a_replacement(database: Database, settings: Settings) -> None:
+    with database.transaction() as session:
+        project = make_project(session)
+        first = publish(session, project)
+        second = TrainedModel(
+            id=ids.checkpoint_model(first.id, 4),
+            project_id=project,
+            job_id=first.job_id,
+            step=4,
+            base_model="tiny",
+            blob="x",
+        )
+        session.add(second)
+        session.flush()
+        for model, code, instead in (
+            (first.id, "model_removed", f"Use '{second.id}' instead."),
+            (second.id, "checkpoint_removed", "GET /v1/models lists the models that exist."),
+        ):
+            deletion.delete_model(session, project, model)
+            record(session, Actor(project), Action.model_delete, model, before={"blob": "x"})
+            error = refusal(session, project, model, settings)
+            today = session.execute(select(func.now())).scalar_one().astimezone(UTC)
+            assert (error.code, error.status) == (code, 404)
+            assert error.message == f"The model '{model}' was deleted on {today:%Y-%m-%d at %H:%M} UTC. {instead}"
+        # The audit log still knows them when their job is deleted as well; other projects learn nothing.
+        deletion.delete_job(session, Actor(project), first.job_id)
+        assert refusal(session, project, first.id, settings).code == "model_removed"
+        assert refusal(session, make_project(session, "other"), first.id, settings).code == "model_not_found"
 
 
 def test_removed_checkpoint(database: Database, settings: Settings) -> None:
@@ -122,7 +192,7 @@ def test_removed_checkpoint(database: Database, settings: Settings) -> None:
         deletion.delete_model(session, project, checkpoint.id)
         error = refusal(session, project, checkpoint.id, settings)
         assert (error.code, error.status) == ("checkpoint_removed", 404)
-        assert f"/v1/fine_tuning/jobs/{checkpoint.job_id}/checkpoints" in error.message
+        assert "UTC. A job keeps its newest checkpoints only. GET /v1/models" in error.message
         model = checkpoint.id.partition(":ckpt-step-")[0]
         for step in ("0", "4", "10", "x", "³", "9" * 30):
             assert refusal(session, project, f"{model}:ckpt-step-{step}", settings).code == "model_not_found"
