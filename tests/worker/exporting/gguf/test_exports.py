@@ -74,15 +74,31 @@ def test_bf16_model_is_compared_exactly(tiny_model: Models, tmp_path: Path) -> N
     assert 0 < found.check.difference < 2 * torch.finfo(torch.bfloat16).eps
 
 
-def test_wrong_result_is_refused_with_numbers(tiny_model: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "quantization", "share", "advice"),
+    [
+        (
+            ExportFormat.gguf,
+            Quantization.f16,
+            "f16 explains only 1.6%",
+            "No quantization is finer. Export it as `merged`",
+        ),
+        (ExportFormat.gguf, Quantization.q8_0, "q8_0 explains only 25.0%", "Choose the quantization f16 or bf16, or"),
+        (ExportFormat.gguf_lora, None, "bf16 explains only 12.5%", "Export the merged model instead: as `gguf`, or"),
+    ],
+)
+def test_wrong_result_is_refused_with_numbers_and_advice(
+    form: ExportFormat, quantization: Quantization | None, share: str, advice: str, tmp_path: Path
+) -> None:
     """A model whose config lies about its rotations differs in llama.cpp, which has another default."""
     base = tiny_families.build(tmp_path / "base", "gemma2", query_pre_attn_scalar=1)
     adapter = tiny_families.add_adapter(base, tmp_path / "adapter")
-    spec = TinyModel(base, adapter).spec(ExportFormat.gguf, Quantization.f16)
     (tmp_path / "export").mkdir()
-    with pytest.raises(ExportRefused, match=r"nats, [\d.]+% of their spread, and f16 explains only 1\.6%") as refused:
-        FORMATS[ExportFormat.gguf](spec, tmp_path / "export", ignore)
+    with pytest.raises(ExportRefused, match=r"nats, [\d.]+% of their spread") as refused:
+        FORMATS[form](TinyModel(base, adapter).spec(form, quantization), tmp_path / "export", ignore)
     assert refused.value.code == "export_check_failed"
+    assert share in refused.value.message
+    assert advice in refused.value.message
 
 
 def test_missing_llama_cpp_is_named(tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
