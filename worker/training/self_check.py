@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from app.core.spec.reports import TrainingPath
 from worker.training.attention import UnknownArgument
@@ -75,7 +77,11 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
             found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
             return _difference(path, found, reference, tolerance)
 
-        reason = _mixed_frequencies(policy, max_length) or _attempt(policy.use_fast, lambda: problem("fast"))
+        reason = (
+            _other_states(policy.causal)
+            or _mixed_frequencies(policy, max_length)
+            or _attempt(policy.use_fast, lambda: problem("fast"))
+        )
         # transformers usually selects torch's fused attention. Eager attention is right by definition.
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
             policy.use_plain(reason, "eager")
@@ -88,6 +94,17 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
         lora_coverage=covered.total,
         expert_lora_coverage=covered.experts,
     )
+
+
+def _other_states(causal: Any) -> str | None:
+    """Returns why sequences of these layers cannot be packed, or None.
+
+    Weights that are nearly zero could hide it from the comparison.
+    """
+    layers = DynamicCache(config=causal.config).layers
+    if not causal._is_stateful and not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        return None
+    return "some of its layers (Mamba, linear attention, convolutions) carry a state from each token to the next"
 
 
 def _mixed_frequencies(policy: "Policy", max_length: int | None) -> str | None:

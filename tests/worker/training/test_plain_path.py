@@ -1,5 +1,7 @@
 """The plain path: its samples, memory and turns; `test_families` compares each family with transformers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -39,6 +41,21 @@ def test_greedy_samples_equal_generate(name: str, model_directory: ModelDirector
         ids = torch.tensor([prompt])
         own = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         assert completion.ids == tuple(own[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("name", ["falcon-h1", "lfm2"])
+def test_states_without_effect_are_not_packed(name: str, model_directory: ModelDirectory, tmp_path: Path) -> None:
+    """The comparison cannot see them, but the packed sampler could not keep them once training gives them an effect."""
+    model = plain.plain_base(model_directory(name))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for part in ("mamba", "conv"):
+                if hasattr(layer, part):
+                    getattr(layer, part).out_proj.weight.zero_()
+    model.save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, LORA, seed=0)
+    assert "carry a state" in policy.path.reason
+    assert len(Sampler(policy, (END,), PAD).sample([(5, 6)], 3, Sampling(max_tokens=4), generator(0))[0]) == 3
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
