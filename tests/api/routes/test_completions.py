@@ -92,12 +92,12 @@ def test_logprobs_end_where_the_text_ends(client: OpenAI) -> None:
     text = client.completions.create(**options).choices[0].text
     options |= {"stop": text[5:7], "logprobs": 0}
     whole = client.completions.create(**options).choices[0]
-    assert (whole.finish_reason, "".join(whole.logprobs.tokens or ())) == ("stop", whole.text)  # type: ignore[union-attr]
+    assert (whole.finish_reason, "".join(whole.logprobs.tokens or ())) == ("stop", whole.text)
     with client.completions.create(stream=True, **options) as stream:
         pieces = [chunk.choices[0] for chunk in stream]
-    assert all("".join(piece.logprobs.tokens or ()) == piece.text for piece in pieces)  # type: ignore[union-attr]
-    offsets = [offset for piece in pieces for offset in piece.logprobs.text_offset or ()]  # type: ignore[union-attr]
-    assert offsets == whole.logprobs.text_offset == list(range(2, 7))  # type: ignore[union-attr]
+    assert all("".join(piece.logprobs.tokens or ()) == piece.text for piece in pieces)
+    offsets = [offset for piece in pieces for offset in piece.logprobs.text_offset or ()]
+    assert offsets == whole.logprobs.text_offset == list(range(2, 7))
     assert whole.text == text[:5]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
 from app.core.spec.reports import Failed, TrainerExit
 from tests.forked import Program
@@ -56,8 +56,8 @@ def job(tmp_path: Path, chat_directory: Path) -> Job:
 def test_rank_without_connections_gives_up(job: Job, tmp_path: Path) -> None:
     """Rank 0 arrives at the store and never connects, as behind a firewall."""
     port = free_port()
-    store = distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-    arrivals = distributed.PrefixStore("arrivals", store)
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    arrivals = PrefixStore("arrivals", store)
     arrivals.set("0", "other-machine")
     out, err = tmp_path / "out", tmp_path / "err"
     variables = environment(port) | {"RANK": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
