@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # exported, but not in __all__
 
 from app.core.spec.reports import Failed, TrainerExit
 from tests.forked import Program
