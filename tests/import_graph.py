@@ -4,6 +4,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
@@ -52,8 +53,13 @@ def _imported_names(node: ast.AST, package: str) -> Iterator[tuple[str, str | No
             yield name, None
 
 
-def imports(root: Path) -> Iterator[Import]:
-    """Yield all imports except those of the standard library; including deferred and type-checking-only imports."""
+@cache
+def imports(root: Path) -> tuple[Import, ...]:
+    """Return all imports except those of the standard library; including deferred and type-checking-only imports."""
+    return tuple(_imports(root))
+
+
+def _imports(root: Path) -> Iterator[Import]:
     paths = modules(root)
     for importer, path in paths.items():
         package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]

@@ -7,6 +7,7 @@ and so does a permission that no import uses: each line of the tables is a decis
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -218,6 +219,7 @@ def covers(package: str, module: str) -> bool:
     )
 
 
+@cache
 def unit_of(module: str) -> str | None:
     """Return the longest matching unit of `MAY_IMPORT`; `app` and `app.core` match only themselves."""
     fitting = [unit for unit in MAY_IMPORT if within(unit, module)]
@@ -257,7 +259,7 @@ def violations(root: Path) -> list[str]:
 
 def unused_permissions(root: Path) -> list[str]:
     """Return the permissions of both tables that no import of the tree uses."""
-    edges = list(imports(root))
+    edges = imports(root)
     internal = {
         f"MAY_IMPORT: {unit} imports nothing from {target}"
         for unit, targets in MAY_IMPORT.items()
