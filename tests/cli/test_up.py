@@ -154,7 +154,7 @@ def test_up_restarts_and_ctrl_c_stops_everything(demo: Demo, installation: Insta
         file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 4), purpose="fine-tune")
         assert client.files.content(file.id).read() == (tmp_path / "rows.jsonl").read_bytes()
         with installation.start("up") as second:
-            _, refusal = second.communicate(timeout=30)
+            _, refusal = second.communicate(timeout=240)
         assert second.returncode == 1
         assert f"in use by process {process.pid}" in refusal
         # A suspended worker trains nothing, so the demo's job cannot end before it is cancelled.

@@ -82,7 +82,7 @@ def test_lost_rows_are_red_in_the_form(page: Page, sign_in: SignIn, client: Open
         client.files.create(file=("rows.jsonl", "\n".join(rows).encode()), purpose="fine-tune").id
         for rows in ([fine] * 12 + [long] * 4, [long] * 4)
     ]
-    eventually(lambda: all(client.files.retrieve(file).status == "processed" for file in files), 60.0)
+    eventually(lambda: all(client.files.retrieve(file).status == "processed" for file in files))
     sign_in(page, f"/ui/new?training_file={files[0]}")
     page.get_by_role("radio", name=re.compile("^Supervised")).check()
     lost = page.get_by_text("✕ Training file: 12 of 16 rows are used; 4 with an answer that is too long.")

@@ -141,7 +141,7 @@ def tour(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tou
                 ("gate-too-high", 4, ["eval/accuracy >= 1"]),
             )
         ]
-        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 180.0)
+        eventually(lambda: all(client.fine_tuning.jobs.retrieve(job).finished_at for job in jobs), 240.0)
         evaluation, runs = compared_runs(client)
         add_usage(stack)
         model = client.fine_tuning.jobs.retrieve(jobs[0]).fine_tuned_model or ""
@@ -162,9 +162,7 @@ def compared_runs(client: OpenAI) -> tuple[str, tuple[str, str]]:
         ).id
         for name, answers in (("before", ["0", "1", "4", "", "9"]), ("after", ["0", "2", "4", "6", "9"]))
     ]
-    eventually(
-        lambda: all(client.evals.runs.retrieve(run, eval_id=created.id).status == "completed" for run in runs), 60.0
-    )
+    eventually(lambda: all(client.evals.runs.retrieve(run, eval_id=created.id).status == "completed" for run in runs))
     return created.id, (runs[0], runs[1])
 
 

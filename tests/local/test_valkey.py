@@ -19,7 +19,7 @@ def test_celery_transport_delivers_over_the_socket(state_dir: Path, name: str) -
     ):
         queue = connection.SimpleQueue("train")
         queue.put({"job": 1})
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=60)
         message.ack()
         queue.close()
         assert message.payload == {"job": 1}

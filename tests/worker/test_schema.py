@@ -41,11 +41,11 @@ def test_worker_waits_for_the_migrations(database: Database) -> None:
     try:
         with warnings() as warned:
             waiting.start()
-            assert warned.wait(10)
+            assert warned.wait(60)
             assert waiting.is_alive()
     finally:
         at_revision(database, migrate.head())
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 

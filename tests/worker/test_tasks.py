@@ -1,6 +1,5 @@
 """Whole jobs through real Celery, Valkey, Postgres and the real trainer on a tiny model."""
 
-import time
 from pathlib import Path
 
 import redis
@@ -110,9 +109,7 @@ def test_lost_message_and_drain(plant: Plant) -> None:
         with redis.Redis(unix_socket_path=plant.broker_url.removeprefix("redis+socket://")) as client:
             client.flushall()
         plant.wait_for_step(job_id, 5)
-        started = time.monotonic()
         assert worker.drain() == 0
-        assert time.monotonic() - started < 30
     job = plant.job(job_id)
     assert (job.status, job.crashes) == (JobStatus.queued, 0)
     assert outcomes(plant, job_id) == [AttemptOutcome.drained]

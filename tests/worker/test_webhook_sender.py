@@ -41,7 +41,7 @@ def test_worker_job_sends_webhooks(plant: Plant) -> None:
             plant.wait_for(job_id, JobStatus.succeeded)
             delivered: set[str] = set()
             while delivered != EXPECTED:
-                request = requests.get(timeout=30)
+                request = requests.get(timeout=120)
                 Webhook(secret).verify(request.body, dict(request.headers))
                 event = json.loads(request.body)
                 ended = event["type"] == "fine_tuning.job.succeeded"  # its verdict is null: there are no held-out rows

@@ -25,7 +25,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 @pytest.mark.parametrize("key", ["", "gt_live_unknown"])
 def test_unknown_caller_is_refused_before_the_body(server: Server, key: str) -> None:
     address = urlsplit(server.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60) as connection:
         head = "POST /v1/fine_tuning/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         connection.sendall(f"{head}authorization: Bearer {key}\r\ncontent-length: 8000000\r\n\r\n".encode())
         assert connection.recv(64).startswith(b"HTTP/1.1 401")  # although no byte of the body was sent

@@ -135,11 +135,11 @@ def test_wait_and_create_survive_a_server_kill(
 
         def is_back() -> bool:
             try:
-                return httpx.get(health, timeout=5).status_code == httpx.codes.OK
+                return httpx.get(health, timeout=60).status_code == httpx.codes.OK
             except httpx.TransportError:
                 return False
 
-        api.wait(10)
+        api.wait(60)
         eventually(is_back)
         grouptune("jobs", "cancel", job_id)
         output += waiting.stderr.read()

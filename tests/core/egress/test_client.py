@@ -96,7 +96,7 @@ class FakeNetwork:
         return Egress(PrivateHosts.parse(allowed), resolve=self.resolve, connect=self.connect, ssl_context=ssl_context)
 
 
-def get(egress: Egress, url: str, *, seconds: float = 5, max_bytes: int = 1000, cut: bool = False) -> bytes:
+def get(egress: Egress, url: str, *, seconds: float = 60, max_bytes: int = 1000, cut: bool = False) -> bytes:
     with egress:
         return egress.request("GET", url, timeout_seconds=seconds, max_bytes=max_bytes, cut=cut).body
 
@@ -168,7 +168,7 @@ def test_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "localhost", "127.1"])
 def test_loopback_spellings_are_rejected(host: str) -> None:
     with Egress() as egress, pytest.raises((AddressRefused, EgressFailed)) as caught:
-        egress.request("GET", f"https://{host}/", timeout_seconds=5, max_bytes=10)
+        egress.request("GET", f"https://{host}/", timeout_seconds=60, max_bytes=10)
     assert isinstance(caught.value, AddressRefused) or "not resolved" in caught.value.message
 
 
@@ -226,7 +226,7 @@ def test_redirects_proxies_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) 
 
     with tcp_server(handle) as port, FakeNetwork(port, a_internal=["10.0.0.1"]).egress("a.internal") as egress:
         for _ in range(2):
-            answer = egress.request("GET", "http://a.internal/", timeout_seconds=5, max_bytes=10)
+            answer = egress.request("GET", "http://a.internal/", timeout_seconds=60, max_bytes=10)
             assert (answer.status, answer.headers["Location"]) == (302, "http://127.0.0.1/inside")
     assert len(heads) == 2
     assert b"cookie" not in heads[1]
@@ -297,7 +297,7 @@ def test_connections_are_reused() -> None:
         network = FakeNetwork(port, a_internal=["10.0.0.1"])
         with network.egress("a.internal") as egress:
             for _ in range(3):
-                egress.request("POST", "http://a.internal/", content=b"{}", timeout_seconds=5, max_bytes=10)
+                egress.request("POST", "http://a.internal/", content=b"{}", timeout_seconds=60, max_bytes=10)
     assert len(network.dialled) == 1
 
 
@@ -313,7 +313,7 @@ def test_close_reaches_a_connection_being_opened() -> None:
         network = FakeNetwork(port, a_internal=["10.0.0.1"])
         egress = Egress(PrivateHosts.parse(["a.internal"]), resolve=network.resolve, connect=connect)
         with pytest.raises(EgressFailed, match="the client was closed"):
-            egress.request("GET", "http://a.internal/", timeout_seconds=5, max_bytes=10)
+            egress.request("GET", "http://a.internal/", timeout_seconds=60, max_bytes=10)
     assert opened[0].get_extra_info("socket").fileno() == -1
 
 

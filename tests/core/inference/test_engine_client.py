@@ -48,7 +48,7 @@ class Server:
     async def until_open(self, most: int) -> None:
         while self.open > most:
             self.changed.clear()
-            await asyncio.wait_for(self.changed.wait(), 20)
+            await asyncio.wait_for(self.changed.wait(), 60)
 
 
 @asynccontextmanager

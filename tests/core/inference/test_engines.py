@@ -31,13 +31,23 @@ from app.core.inference.probe import Probe
 from app.core.models import registry
 from app.core.prometheus import API
 from app.core.storage.local import LocalBlobStore
+from tests import tiny_model
 from tests.core.inference.adapters import PROMPT, store_adapter, write_adapters
 from tests.core.inference.engine_process import KEY, EngineProcess, EngineServer, running, settings_for
+from tests.waiting import WAIT_SECONDS
 
-LONG: Final = 480
-"""Tokens of an answer that is not finished when the test's other requests are sent."""
-SOON_SECONDS: Final = 10.0
+LONG_CONTEXT: Final = 16_384
+LONG: Final = LONG_CONTEXT - 100
+"""Tokens of an answer that takes minutes, unless the client hangs up."""
 T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory whose base model `tiny` has a long context."""
+    directory = tmp_path_factory.mktemp("models")
+    tiny_model.build(directory / "tiny", context=LONG_CONTEXT)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +172,7 @@ async def failure(gateway: Engines, model: ServedModel, **changes: Any) -> Group
 
 async def eventually_answers(gateway: Engines, model: ServedModel) -> tuple[int, ...]:
     """Return the answer once the engine is back."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
             return await answer(gateway, model)
@@ -386,9 +396,7 @@ def test_full_engine_is_busy_until_a_client_hangs_up(plant: Plant) -> None:
                 errors = [task.exception() for task in done]
                 assert all(isinstance(error, EngineBusy) and error.retry_after_seconds for error in errors)
                 assert waiting
-                hung_up = time.monotonic()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert {result for result in results if not isinstance(result, EngineBusy)} == {expected}
-            assert time.monotonic() - hung_up < SOON_SECONDS
 
         within(plant.gateway(engine), work)

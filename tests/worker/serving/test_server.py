@@ -329,4 +329,4 @@ def test_failed_engine_reports_and_ends(
         monkeypatch.setattr(Batch, "step", fail)
         monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
         assert refusal(engine.complete())[:2] == (500, "engine_error")
-        assert died.wait(10)
+        assert died.wait(60)

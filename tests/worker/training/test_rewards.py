@@ -204,7 +204,7 @@ def test_remote_grading_starts_during_rollouts() -> None:
         with GraderPool(multi, ExternalServices(allowed_private_hosts=("127.0.0.1",))) as pool:
             one, grading = group(RIGHT, WRONG), Grading(pool)
             grading.add(one.prompt, one.members[0])
-            assert arrived.get(timeout=20) == RIGHT  # and the second member is still being written
+            assert arrived.get(timeout=120) == RIGHT  # and the second member is still being written
             grading.add(one.prompt, one.members[1])
             grading.finish([one], GraderHealth())
     assert [member.reward for member in one.members] == [1.5, 0.5]
