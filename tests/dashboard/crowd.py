@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from app.core.accounts.audit import Actor
@@ -13,6 +13,8 @@ from tests.setup_jobs import make_job, supervised
 
 JOBS: Final = 10_000
 STEPS: Final = 50_000
+OTHER_STEPS: Final = 5_000
+"""Still several times as many as a chart has points."""
 RUNS: Final = 8
 
 # Copies of a job with other ids, ages and names; the ids are as long as real ones.
@@ -45,17 +47,19 @@ class Crowd:
 
 
 def crowd(session: Session, project_id: str) -> Crowd:
-    """Creates `JOBS` cancelled jobs, which no worker claims; the newest `RUNS` of them have `STEPS` steps each."""
+    """Creates `JOBS` cancelled jobs, which no worker claims.
+
+    The newest has `STEPS` steps, and the next ones up to `RUNS` have `OTHER_STEPS`.
+    """
     template = make_job(session, project_id, supervised().model_copy(update={"suffix": "run-0"}))
     lifecycle.cancel(session, Actor(project_id), template.id)
     session.flush()
     session.execute(_COPIES, {"id": template.id, "count": JOBS - 1})
     runs = [template.id, *(f"ftjob-{number:024}" for number in range(1, RUNS))]
     for number, job_id in enumerate(runs):
-        session.execute(_METRICS, {"id": job_id, "run": number, "steps": STEPS})
-        metric_series.refresh_rollups(session, job_id, 1, STEPS)
-    session.execute(
-        Job.__table__.update().where(Job.id.in_(runs)).values(step=STEPS, total_steps=STEPS)  # type: ignore[attr-defined]
-    )
+        steps = OTHER_STEPS if number else STEPS
+        session.execute(_METRICS, {"id": job_id, "run": number, "steps": steps})
+        metric_series.refresh_rollups(session, job_id, 1, steps)
+        session.execute(update(Job).where(Job.id == job_id).values(step=steps, total_steps=steps))
     session.execute(text("ANALYZE metrics"))
     return Crowd(runs)

@@ -1,4 +1,4 @@
-"""Requests and DOM stay small with 10,000 jobs and 50,000 steps."""
+"""Requests and DOM stay small with 10,000 jobs and a run of 50,000 steps."""
 
 import json
 import re
