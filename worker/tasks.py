@@ -40,6 +40,7 @@ from worker import (
     file_validation,
     job_lint,
     model_pulls,
+    own_store,
     presence,
     row_checking,
     sweeper,
@@ -87,6 +88,30 @@ def _key_ring() -> KeyRing:
 def _egress() -> Egress:
     """Return the HTTP client for webhooks; its connections are reused between tasks."""
     return Egress(PrivateHosts.parse(_settings().allowed_private_hosts), max_connections=webhook_sender.AT_ONCE)
+
+
+_SHARES_STORE: Final = threading.Event()
+"""Set once this worker has found a file of the installation in its store."""
+
+
+def _shares_store() -> bool:
+    """Return whether this worker's store can be that of the installation; otherwise log what to do."""
+    if _SHARES_STORE.is_set():
+        return True
+    try:
+        found = own_store.has_files(_database(), _store())
+    except StorageUnavailable:  # a job that needs the store waits for it
+        return True
+    if found:
+        _SHARES_STORE.set()
+    if found is False:
+        log.error(
+            "worker.other_store",
+            store=_settings().storage_url or str(_settings().storage_dir),
+            problem="none of the newest uploaded files is in this worker's store, so it takes no work",
+            fix="give it the GROUPTUNE_STORAGE_URL of the installation (docs/storage.md), then restart it",
+        )
+    return found is not False
 
 
 def _notify_training() -> None:
@@ -150,6 +175,8 @@ def run_next(self: Task) -> None:
     if DRAIN.begun or not PRESENCE.takes_jobs:
         return
     try:
+        if not _shares_store():
+            return
         remove_leftovers(_database(), _settings().runs_dir)
         claim, claimed_at = _claim()
     except DatabaseUnavailable:
@@ -170,6 +197,8 @@ def run_next(self: Task) -> None:
 def validate_next() -> None:
     """Validate all files that need it and check their rows for new jobs; queue the jobs that waited for them."""
     try:
+        if not _shares_store():
+            return
         while file_validation.validate_one(_database(), _store()) or row_checking.check_one(
             _database(), _store(), _settings().models_dir
         ):

@@ -12,6 +12,7 @@ from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from tests.setup_jobs import make_file, supervised
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
+from tests.worker.celery_process import CeleryProcess
 from tests.worker.conftest import Plant, last_sweeps
 
 
@@ -77,6 +78,20 @@ def test_repeated_notifications_train_once(plant: Plant) -> None:
     assert job.hyperparameters["batch_size"] == 2
     assert (job.step, job.total_steps) == (3, 3)
     assert job.trained_tokens
+
+
+def test_worker_with_another_store_takes_no_job(plant: Plant) -> None:
+    """It would fail the whole queue within seconds, because no file of a job is there."""
+    elsewhere = plant.environment | {"GROUPTUNE_STATE_DIR": str(plant.directory / "elsewhere")}
+    words = ["-Q", "train", "-P", "threads", "-c", "1"]
+    job_id = plant.submit(max_steps=1)
+    with CeleryProcess("other", words, elsewhere, plant.directory):
+        broker.notify_training(plant.broker_url)
+        eventually(lambda: "worker.other_store" in (plant.directory / "other.log").read_text())
+        assert plant.job(job_id).status == JobStatus.queued
+        with plant.train_worker("own") as own:
+            plant.wait_for(job_id, JobStatus.succeeded)
+            assert [attempt.worker.endswith(f":{own.pid}") for attempt in plant.attempts(job_id)] == [True]
 
 
 def test_killed_worker_is_replaced(plant: Plant) -> None:

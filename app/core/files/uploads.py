@@ -119,6 +119,11 @@ def find_file(
     return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
 
 
+def newest_blobs(session: Session, limit: int) -> list[str]:
+    """Return the blobs of the files of all projects that were stored last."""
+    return list(session.scalars(select(File.blob).order_by(File.created_at.desc()).limit(limit)))
+
+
 def get_file(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File:
     """Return the file as `find_file` does. Raises `NotFound` instead of returning None."""
     file = find_file(session, project_id, file_id, lock=lock)
