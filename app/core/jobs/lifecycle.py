@@ -226,16 +226,16 @@ def pause(session: Session, actor: Actor, job_id: str) -> Job:
 
 
 def resume(session: Session, actor: Actor, job_id: str) -> Job:
-    """Queue a paused job again, and its control if that is paused, at the old place; it resumes from its checkpoint.
+    """Queue a paused job or its paused control again, at the old place; they resume from their checkpoints.
 
     Notify the training workers after the commit.
 
-    Raises `NotFound`, and `InvalidRequest` for a job that is not paused.
+    Raises `NotFound`, and `InvalidRequest` if neither is paused.
     """
     job = _lock_unfinished(session, actor, job_id, "resume")
-    if job.status != JobStatus.paused:
-        raise InvalidRequest(f"Job {job_id} is {job.status}, not paused. Only a paused job can be resumed.")
     control = controls.lock_unfinished(session, job.id)
+    if job.status != JobStatus.paused and (control is None or control.status != JobStatus.paused):
+        raise InvalidRequest(f"Job {job_id} is {job.status}, not paused. Only a paused job can be resumed.")
     if control is not None and control.stop_request == StopRequest.pause:
         raise InvalidRequest(f"The control {control.id} of job {job_id} is still pausing. Try again in some seconds.")
     for one in (job, control):

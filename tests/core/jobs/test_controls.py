@@ -204,6 +204,19 @@ def test_pause_and_resume_include_the_control(database: Database) -> None:
         claimed(session, control)
 
 
+def test_job_resumes_a_control_that_is_paused_alone(database: Database) -> None:
+    """The job waits for it, so resuming the job means resuming the control."""
+    with database.transaction() as session:
+        project = make_project(session)
+        job, control = make(session, project, compared())
+        lifecycle.pause(session, Actor(project), control.id)
+        lifecycle.resume(session, Actor(project), job.id)
+        session.expire_all()
+        assert (job.status, control.status) == (JobStatus.queued, JobStatus.queued)
+        with pytest.raises(InvalidRequest, match="is queued, not paused"):
+            lifecycle.resume(session, Actor(project), job.id)
+
+
 def test_resources_change_for_the_control_too(database: Database) -> None:
     """A control that waits for a lost worker would keep its job waiting, whatever the job requests."""
     with database.transaction() as session:
