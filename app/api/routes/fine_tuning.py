@@ -219,7 +219,13 @@ async def retrieve_job(
 
 @router.post("/{job_id}", dependencies=[needs(Scope.jobs_write)])
 def update_job(
-    caller: Caller, job_id: JobId, body: UpdateJob, database: Db, limits: JobLimits, strict: Strict = False
+    caller: Caller,
+    job_id: JobId,
+    body: UpdateJob,
+    database: Db,
+    limits: JobLimits,
+    notifier: Notifier,
+    strict: Strict = False,
 ) -> JobObject:
     """Change the metadata of a job, the priority of one that is not finished, or the resources of one that waits."""
     if body.priority is None and body.metadata is None and body.resources is None:
@@ -234,6 +240,7 @@ def update_job(
         if body.resources is not None:
             placement.check(session, body.resources, limits.alive_seconds)
             job = lifecycle.resize(session, caller.actor, job_id, body.resources)
+            notifier.add(broker.notify_training)  # a worker that was too small may be free
         return JobObject.of(queries.job_details(session, job), strict=strict)
 
 

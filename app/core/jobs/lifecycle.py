@@ -258,6 +258,7 @@ def _requeue_paused(session: Session, job: Job) -> None:
         crashes=0,
         waiting_since=None,
         failing_rows=null(),
+        held_at=None,
     )
 
 
@@ -273,7 +274,7 @@ def prioritise(session: Session, actor: Actor, job_id: str, priority: int) -> Jo
         with _audited(session, actor, Action.job_update, one, "priority"):
             if one.priority != priority:
                 append(session, one.id, Event(f"Priority changed from {one.priority} to {priority}"))
-                one.priority = priority
+                one.priority, one.held_at = priority, None
                 session.flush()
     return job
 

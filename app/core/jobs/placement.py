@@ -100,7 +100,9 @@ def waiting_reasons(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _nodes(resources: Resources) -> str:
-    return f"{plural(resources.nodes, 'worker')} with {plural(resources.least_gpus, 'GPU')} each"
+    # Any worker has one GPU or, without GPUs, one trainer process.
+    gpus = "" if resources.least_gpus == 1 else f" with {plural(resources.least_gpus, 'GPU')} each"
+    return f"{plural(resources.nodes, 'worker')}{gpus}"
 
 
 def _kinds(workers: Sequence[WorkerPresence]) -> str:

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
-from app.core.jobs import gangs, leases, members, placement, preemption, queries
+from app.core.jobs import gangs, leases, lifecycle, members, placement, preemption, queries
 from app.core.jobs.gangs import Slot, new_slot
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
@@ -109,7 +110,7 @@ def test_slots_of_other_kinds_are_not_taken(database: Database, project: str) ->
         assert claimed(session, new_slot("a", KIND)) is None
         reason = queries.job_details(session, job).waiting_for
         assert reason == (
-            "The job needs 2 workers with 1 GPU each of one kind. Running: 1 x grouptune 1, torch 2, CPU; "
+            "The job needs 2 workers of one kind. Running: 1 x grouptune 1, torch 2, CPU; "
             "1 x grouptune 1, torch 3, CPU."
         )
         with pytest.raises(InvalidRequest, match=r"of one kind\. Running: .* Request one node") as refused:
@@ -128,7 +129,7 @@ def test_free_slot_is_held_for_a_minute(database: Database, project: str) -> Non
         events, _ = queries.list_events(session, job.id, after=None, limit=1)
         assert events[0].message == "Waiting until 2 workers are free at the same time"
         reason = queries.job_details(session, job).waiting_for
-        assert reason == "The job needs 2 workers with 1 GPU each at the same time. Of 2, 2 are free."
+        assert reason == "The job needs 2 workers at the same time. Of 2, 2 are free."
     with database.transaction() as session:
         session.execute(update(Job).values(held_at=Job.held_at - func.make_interval(0, 0, 0, 0, 0, 1, 1)))
         taken = claimed(session, slot)
@@ -139,6 +140,24 @@ def test_free_slot_is_held_for_a_minute(database: Database, project: str) -> Non
         make_job(session, project)
         session.execute(update(Job).values(held_at=Job.held_at - func.make_interval(0, 0, 0, 0, 0, 6)))
         assert claimed(session, slot) is None
+
+
+@pytest.mark.parametrize("change", ["priority", "resume"])
+def test_changed_gang_may_hold_slots_again(database: Database, project: str, change: str) -> None:
+    """Otherwise jobs that it preempts would take their slots back for minutes."""
+    with database.transaction() as session:
+        job = gang(session, project)
+        make_job(session, project).priority = -1
+        appear(session, "a", "b")
+        job.held_at = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, gangs.HOLD_SECONDS + 1)
+    with database.transaction() as session:
+        if change == "priority":
+            lifecycle.prioritise(session, Actor(project), job.id, 5)
+        else:
+            lifecycle.pause(session, Actor(project), job.id)
+            lifecycle.resume(session, Actor(project), job.id)
+    with database.transaction() as session:
+        assert claimed(session, new_slot("a", KIND)) is None
 
 
 def test_only_the_first_of_many_gangs_holds_a_slot(database: Database, project: str) -> None:
