@@ -40,6 +40,8 @@ class Hub:
     url: str = ""
     loses: str | None = None
     """Name of a file that commits silently drop."""
+    fault: tuple[str, int, str] | None = None
+    """A part of a path whose requests get this status and body."""
 
 
 @contextmanager
@@ -67,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         path = self.path.partition("?")[0]
+        if self.hub.fault and self.hub.fault[0] in path:
+            return self._send_body(self.hub.fault[1], self.hub.fault[2].encode(), {"content-type": "text/plain"})
         if match := re.fullmatch(r"/upload/([0-9a-f]{64})", path):
             return self._store(match[1], body)
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
@@ -108,7 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _batch(self, request: dict[str, Any]) -> None:
         objects = [
-            {**one, "actions": {"upload": {"href": f"{self.hub.url}/upload/{one['oid']}", "header": {}}}}
+            {
+                **one,
+                "actions": {"upload": {"href": f"{self.hub.url}/upload/{one['oid']}?signature=secret", "header": {}}},
+            }
             for one in request["objects"]
         ]
         self._send(200, {"transfer": "basic", "objects": objects})
@@ -131,10 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"})
 
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
+        self._send_body(status, json.dumps(value).encode(), {"content-type": "application/json", **(headers or {})})
+
+    def _send_body(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        given = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-        for name, text in given.items():
+        for name, text in {"content-length": str(len(body)), **headers}.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":

@@ -148,6 +148,41 @@ def test_lost_file_is_noticed(spec: ExportSpec, hub: Hub, tmp_path: Path) -> Non
     assert "1 of 3 files differ: adapter_config.json is missing" in error.message
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # in the hub's client
+@pytest.mark.parametrize(
+    ("path", "status", "body", "is_temporary", "words"),
+    [
+        (
+            "/commit/",
+            412,
+            "A commit has happened since. Please refresh.",
+            True,
+            "412 to the push to me/tiny: A commit has",
+        ),
+        ("/commit/", 409, "Another operation is in progress.", True, "409"),
+        (
+            "/commit/",
+            403,
+            "Private repository storage limit reached.",
+            False,
+            "storage limit reached. Check that the token",
+        ),
+        ("/commit/", 400, "x" * 1000, False, "x" * 500),
+        ("/upload/", 403, "<Error><Code>AccessDenied</Code></Error>", False, "me/tiny: AccessDenied."),
+    ],
+)
+def test_answer_of_the_hub_is_quoted(
+    spec: ExportSpec, hub: Hub, path: str, status: int, body: str, is_temporary: bool, words: str, tmp_path: Path
+) -> None:
+    hub.fault = (path, status, body)
+    error = refused(spec, tmp_path)
+    assert (error.code, error.is_temporary) == ("hub_unavailable" if is_temporary else "hub_refused", is_temporary)
+    assert words in error.message
+    assert "secret" not in error.message
+    assert "<" not in error.message
+    assert "x" * 501 not in error.message
+
+
 def test_unreachable_hub_is_tried_again(spec: ExportSpec, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

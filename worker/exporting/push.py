@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,16 @@ from worker.exporting.merged import merged
 
 _WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors")
 _LICENSE_SECONDS: Final = 10.0
+_TEMPORARY: Final = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.PRECONDITION_FAILED,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+"""A conflict is another commit to the repository at the same moment."""
+_QUERY: Final = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\"]*")
+_XML_FIELDS: Final = re.compile(r"<(?:Code|Message)>([^<]*)<")
+_LONGEST_REASON: Final = 500
 
 
 def push(spec: ExportSpec, directory: Path, progress: Callable[[str, float], None]) -> Findings:
@@ -122,7 +133,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
 
 def _refusal(repository: str, error: BaseException) -> ExportRefused:
     if isinstance(error, HfHubHTTPError):
-        return _answered(repository, error.response.status_code, error.server_message or _first_line(error))
+        return _answered(repository, error.response.status_code, _reason(error))
     message = f"The push to {repository} failed: {_first_line(error)}"
     if isinstance(error, ValueError):  # the client or the hub found the card or a name malformed
         return ExportRefused("hub_refused", message)
@@ -131,11 +142,20 @@ def _refusal(repository: str, error: BaseException) -> ExportRefused:
 
 def _answered(repository: str, status: int, reason: str) -> ExportRefused:
     message = f"The hub answered {status} to the push to {repository}: {reason.rstrip('.')}."
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TEMPORARY:
         return ExportRefused("hub_unavailable", message, is_temporary=True)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         message += " Check that the token may write to this repository."
     return ExportRefused("hub_refused", message)
+
+
+def _reason(error: HfHubHTTPError) -> str:
+    """Return what the server says, in one line. Stores of large files answer in XML, and sign their addresses."""
+    said = error.server_message or ""
+    if said.startswith("<"):
+        said = ": ".join(_XML_FIELDS.findall(said))
+    line = " ".join(said.split()) or _first_line(error)
+    return _QUERY.sub(r"\1", line)[:_LONGEST_REASON]
 
 
 def _first_line(error: BaseException) -> str:
