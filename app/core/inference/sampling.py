@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+_LEAST_TEMPERATURE: Final = 1e-5
+"""Below it the most probable token is taken: logits divided by less overflow. vLLM draws the line here, too."""
 _LEAST_TOP_P: Final = 1e-6
 """Stands for 0, which OpenAI accepts and engines refuse: the most probable token alone."""
 
@@ -41,7 +43,7 @@ class Sampling:
             "prompt": list(prompt_ids),
             "n": self.n,
             "max_tokens": max_tokens,
-            "temperature": self.temperature,
+            "temperature": self.temperature if self.temperature >= _LEAST_TEMPERATURE else 0.0,
             "top_p": max(self.top_p, _LEAST_TOP_P),
             "top_k": -1,
             "min_p": 0.0,

@@ -105,6 +105,7 @@ def test_sampling_parameters_reach_the_engine(client: OpenAI) -> None:
     assert one == same != other
     alone = ask(client, temperature=2, top_p=0, max_tokens=12).choices[0].message.content
     assert alone == ask(client, max_tokens=12).choices[0].message.content
+    assert alone == ask(client, temperature=1e-300, max_tokens=12).choices[0].message.content
     several = ask(client, n=3, seed=1, **sampled)
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in several.choices}) > 1
