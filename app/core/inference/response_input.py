@@ -8,7 +8,8 @@ from typing import Any, Final
 from app.core.errors import InvalidRequest
 from app.core.inference.chat_messages import read_messages
 
-_MESSAGE: Final = re.compile(r"\bmessages\.(\d+)")
+_MESSAGE: Final = re.compile(r"\bmessages\.(\d+)(?:\.tool_calls\.(\d+)(?:\.function\b)?)?")
+"""A path into the messages: the index of a message, and of one of its calls."""
 _TEXTS: Final = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Type of a content part -> the field with its text."""
 
@@ -38,6 +39,8 @@ class _Reader:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     params: list[str] = field(default_factory=list)
+    calls: list[tuple[int, str]] = field(default_factory=list)
+    """Of each call, the index of its message and where it comes from."""
     thoughts: str = ""
     """Of a reasoning item; they belong to the assistant's next message."""
 
@@ -56,9 +59,13 @@ class _Reader:
                 self._call(item, param)
             case "function_call_output":
                 output = _text(item.get("output"), f"{param}.output")
+                if not isinstance(output, str):
+                    raise InvalidRequest(
+                        f"'{param}.output' must be a string or a list of text parts.", param=f"{param}.output"
+                    )
                 self.add({"role": "tool", "tool_call_id": item.get("call_id"), "content": output}, param)
             case "reasoning":
-                parts = [*(item.get("content") or ()), *(item.get("summary") or ())]
+                parts = [*_parts(item, "content", param), *_parts(item, "summary", param)]
                 texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
                 self.thoughts += "".join(text for text in texts if isinstance(text, str))
             case "item_reference":
@@ -84,6 +91,10 @@ class _Reader:
     def _call(self, item: Mapping[str, Any], param: str) -> None:
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
+        self._add_call(call, param)
+        self.calls.append((len(self.messages) - 1, param))
+
+    def _add_call(self, call: dict[str, Any], param: str) -> None:
         last = self.messages[-1] if self.messages and not self.thoughts else {}
         if last.get("role") == "assistant":  # calls follow the text of the same answer
             last.setdefault("tool_calls", []).append(call)
@@ -99,13 +110,25 @@ class _Reader:
     def as_sent(self, error: InvalidRequest) -> InvalidRequest:
         """Return the error with the paths of the request in place of those of the messages."""
 
+        def place(match: re.Match[str]) -> str:
+            index = int(match[1])
+            if match[2] is None:
+                return self.params[index]
+            return [param for message, param in self.calls if message == index][int(match[2])]
+
         def sent(text: str) -> str:
-            paths = _MESSAGE.sub(lambda match: self.params[int(match[1])], text)
-            return paths.replace("tool_call_id", "call_id")
+            return _MESSAGE.sub(place, text).replace("tool_call_id", "call_id")
 
         param = "input" if error.param == "messages" else sent(error.param or "input")
         message = sent(error.message).replace("'messages'", "'input'")
         return InvalidRequest(message, param=param, code=error.code)
+
+
+def _parts(item: Mapping[str, Any], name: str, param: str) -> Sequence[Any]:
+    parts = item.get(name) or ()
+    if isinstance(parts, Sequence) and not isinstance(parts, str):
+        return parts
+    raise InvalidRequest(f"'{param}.{name}' must be a list of text parts.", param=f"{param}.{name}")
 
 
 def _text(content: Any, param: str) -> Any:
