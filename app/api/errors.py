@@ -29,6 +29,7 @@ from app.core.errors import (
     PermissionDenied,
     RateLimited,
 )
+from app.core.parse_errors import why_not_json
 
 log = structlog.get_logger(__name__)
 
@@ -150,6 +151,8 @@ def _framework(methods_by_path: _MethodsByPath, request: Request, error: Excepti
         return respond(
             MethodNotAllowed(f"{path} does not support {request.method}; use {allowed}."), {"allow": allowed}
         )
+    if (problem := why_not_json(error.__cause__)) is not None:
+        return respond(InvalidRequest(f"The body is not valid JSON: {problem}."), headers)
     kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
     response = respond(kind(str(error.detail)), headers)
     response.status_code = error.status_code

@@ -37,6 +37,19 @@ def json_place(error: json.JSONDecodeError) -> tuple[int, int, str]:
     return error.doc.count("\n", 0, position) + 1, position - error.doc.rfind("\n", 0, position), words
 
 
+def why_not_json(error: BaseException | None) -> str | None:
+    """Return why a text could not be parsed as JSON, for the errors that are no `JSONDecodeError`; None for others."""
+    match error:
+        case UnicodeDecodeError():
+            return why_unreadable(error)
+        case RecursionError():
+            return "it is nested too deeply"
+        case ValueError():
+            return "it has a number of too many digits"
+        case _:
+            return None
+
+
 def why_unreadable(error: Exception) -> str:
     """Return why the content of a file could not be read, for errors that a parser or a decompressor raises."""
     match error:

@@ -149,6 +149,21 @@ def test_missing_blob_is_a_500_envelope(server: Server) -> None:
     assert caught.value.request_id
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"model": "\xe4"}', "it has the byte 0xe4, which is not utf-8"),
+        (b'{"model": ' + b"[" * 100_000, "it is nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "it has a number of too many digits"),
+    ],
+)
+def test_body_that_cannot_be_parsed(http: httpx.Client, body: bytes, problem: str) -> None:
+    response = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    error = envelope(response)
+    assert (response.status_code, error["code"]) == (400, "invalid_request")
+    assert error["message"] == f"The body is not valid JSON: {problem}."
+
+
 def test_handler_crash_is_an_envelope(server: Server, api_settings: Settings, tmp_path: Path) -> None:
     # The state directory is a file, so nothing can be stored: an OSError that no handler expects.
     (tmp_path / "file").write_text("")
