@@ -23,6 +23,7 @@ from app.core.plurals import plural
 from app.core.spec.reports import TrainerExit
 from app.core.spec.subprocess_environment import RANK
 from worker.training.distributed import PeerLost, Ranks
+from worker.training.pulse import Pulse
 from worker.training.types import JobFailure
 
 _TIMEOUT: Final = timedelta(hours=6)
@@ -40,15 +41,17 @@ def own_rank() -> int:
     return int(os.environ.get(RANK, "0"))
 
 
-def join(size: int, give_up: Callable[[JobFailure], None]) -> Ranks:
-    """Joins the process group of `size` ranks that `worker.training.launcher` started, and returns it.
+@contextmanager
+def joined(size: int, give_up: Callable[[JobFailure], None]) -> Iterator[Ranks]:
+    """Joins the process group of `size` ranks that `worker.training.launcher` started, for the `with` block.
 
     Waits without limit until all ranks have loaded their libraries, then `SECONDS_TO_CONNECT` for the connections. If
-    a library still waits after that, a thread calls `give_up`, which must end the process. Raises `JobFailure` for a
-    refused connection, and `PeerLost`.
+    a library still waits after that, or another rank becomes silent later, a thread calls `give_up`, which must end the
+    process. Raises `JobFailure` for a refused connection, and `PeerLost`.
     """
     if size == 1:
-        return Ranks()
+        yield Ranks()
+        return
     ranks = Ranks(own_rank(), size)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
@@ -69,7 +72,8 @@ def join(size: int, give_up: Callable[[JobFailure], None]) -> Ranks:
         raise PeerLost(f"The store of the ranks has ended: {error}") from error
     finally:
         timer.cancel()
-    return ranks
+    with Pulse(store, ranks, hosts, give_up):
+        yield ranks
 
 
 def _arrive(store: Store, ranks: Ranks) -> list[str]:

@@ -42,7 +42,7 @@ from worker.training.optimizer import Updater, new_optimizer
 from worker.training.planning import plan_run
 from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
-from worker.training.process_group import join, own_rank
+from worker.training.process_group import joined, own_rank
 from worker.training.reference import TEST, Reference
 from worker.training.rollouts.sampler import Sampler
 from worker.training.rollouts.vllm_client import VllmClient
@@ -76,8 +76,8 @@ def run(run_dir: Path, reports: TextIO, stop: StopFlag, *, retry_policy: RetryPo
         return TrainerExit(failure.exit_code)
 
     try:
-        ranks = join(trainer_spec.processes * trainer_spec.nodes, lambda failure: os._exit(fail(failure)))
-        _train(trainer_spec, ranks, run_dir, write_report, stop, retry_policy)
+        with joined(trainer_spec.processes * trainer_spec.nodes, lambda failure: os._exit(fail(failure))) as ranks:
+            _train(trainer_spec, ranks, run_dir, write_report, stop, retry_policy)
     except Stopped:
         return TrainerExit.stopped
     except PeerLost as error:

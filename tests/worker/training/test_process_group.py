@@ -1,8 +1,9 @@
-"""Ranks that meet at the store, but cannot connect to each other."""
+"""Ranks that meet at the store, but cannot connect to each other, or become silent later."""
 
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from app.core.spec.reports import Failed, TrainerExit
 from tests.forked import Program
+from tests.waiting import eventually
 from tests.worker.training.runs import REPOSITORY, Job
 from tests.worker.training.test_distributed import two
 from worker.gang import free_port
 from worker.training.process_group import unanswered
 
-MODULE: Final = "tests.worker.training.connecting_rank"
+MODULE: Final = "tests.worker.training.impatient_rank"
 UNREACHABLE: Final = "10.9.9.9"
 NETWORK: Final = f"""
 set -e
@@ -86,6 +88,35 @@ def test_unreachable_interface_fails_both_ranks(job: Job, tmp_path: Path) -> Non
     assert f"Process 0, on {socket.gethostname()}: " in first
     assert "No route to host" in first
     assert "it has waited 2 s for connections from the others" in second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", [0, 1])
+def test_suspended_rank_ends_the_other(job: Job, tmp_path: Path, silent: int) -> None:
+    """A suspended process keeps its connections open, like a machine whose network is cut."""
+    job.write(n_epochs=50)
+    two(job)
+    port, out = free_port(), [tmp_path / f"{rank}.out" for rank in range(2)]
+    _store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    with ExitStack() as running:
+        ranks = []
+        for rank in range(2):
+            variables = environment(port) | {"RANK": str(rank), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+            program = Program(
+                MODULE,
+                [job.run_dir],
+                directory=REPOSITORY,
+                environment=variables,
+                stdout=out[rank],
+                stderr=tmp_path / f"{rank}.err",
+            )
+            ranks.append(running.enter_context(program))
+            running.callback(program.kill)
+        eventually(lambda: '"metrics"' in out[0].read_text())
+        ranks[silent].send_signal(signal.SIGSTOP)
+        assert ranks[1 - silent].wait(240) == TrainerExit.dependency_down
+    failed = Failed.model_validate_json(out[1 - silent].read_text().splitlines()[-1])
+    assert failed.message.startswith(f"Process {silent}, on {socket.gethostname()}, has not answered process ")
 
 
 def test_unanswered_connections_are_named() -> None:
