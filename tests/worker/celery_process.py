@@ -30,7 +30,7 @@ class CeleryProcess:
         quiet = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
         self._words = ["-A", application, "worker", "-n", f"{name}@test", *quiet, *arguments]
         self._environment = os.environ | environment | QUIET
-        self._log = directory / f"{name}.log"
+        self.log = directory / f"{name}.log"
 
     def __enter__(self) -> Self:
         self._process = Program(
@@ -38,10 +38,10 @@ class CeleryProcess:
             self._words,
             directory=Path.cwd(),
             environment=self._environment,
-            stdout=self._log,
-            stderr=self._log,
+            stdout=self.log,
+            stderr=self.log,
         )
-        eventually(lambda: b" ready." in self._log.read_bytes())
+        eventually(lambda: b" ready." in self.log.read_bytes())
         return self
 
     def __exit__(
@@ -60,6 +60,16 @@ class CeleryProcess:
         family = psutil.Process(self.pid).children(recursive=True)
         self._process.kill()
         assert all_end(family, STOP_SECONDS)
+
+    def suspend(self) -> None:
+        """Stop the worker and its trainers, as when their machine is frozen."""
+        for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
+            process.suspend()
+
+    def resume(self) -> None:
+        """Continue after `suspend`."""
+        for process in (*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)):
+            process.resume()
 
     def drain(self) -> int:
         """Send SIGTERM and return the exit code."""

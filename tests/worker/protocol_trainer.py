@@ -74,12 +74,14 @@ def train(run_dir: Path, total: int, crash_at: int = 0, *, with_adapters: bool =
     finish(run_dir, total)
 
 
-def train_slowly(run_dir: Path, total: int) -> int:
+def train_slowly(run_dir: Path, total: int, cut_at: int = 0) -> int:
     """Train like `train`, at twenty steps a second, and honour a stop request."""
     for step in range(start(run_dir, total) + 1, total + 1):
         if STOP.wait(0.05):
             checkpoint(run_dir, step - 1)
             return 75
+        if step == cut_at:
+            return 3
         report("metrics", step=step, values={"loss": 1 / step}, trained_tokens=step)
         if step % 4 == 0:
             checkpoint(run_dir, step)
@@ -100,6 +102,12 @@ def train_held(run_dir: Path, total: int, at: int) -> int:
             return 75
     finish(run_dir, total)
     return 0
+
+
+def lose_connection(run_dir: Path, total: int) -> int:
+    """As `train_slowly`, but the first attempt ends as when the connections between the trainers are cut."""
+    is_first = json.loads((run_dir / "spec.json").read_text())["attempt"] == 1
+    return train_slowly(run_dir, total, cut_at=5 if is_first else 0)
 
 
 def until_stopped(run_dir: Path, linger_seconds: float = 0.0) -> int:
@@ -199,6 +207,7 @@ BEHAVIOURS: Final[dict[str, Callable[[Path, str], int | None]]] = {
     "train": train_after_chatter,
     "train_with_adapters": lambda run_dir, total: train(run_dir, int(total), with_adapters=True),
     "train_slowly": lambda run_dir, total: train_slowly(run_dir, int(total)),
+    "lose_connection": lambda run_dir, total: lose_connection(run_dir, int(total)),
     "train_held": lambda run_dir, steps: train_held(run_dir, *map(int, steps.split(":"))),
     "crash": lambda run_dir, step: train(run_dir, 10, crash_at=int(step)),
     "until_stopped": lambda run_dir, _: until_stopped(run_dir),

@@ -77,6 +77,49 @@ def test_killed_worker_ends_the_attempt_on_all(plant: Plant) -> None:
 
 
 @pytest.mark.slow
+def test_suspended_worker_ends_the_attempt_on_all(plant: Plant) -> None:
+    """First a further worker is suspended, then the one that leads. Both write nothing when they continue."""
+    steps = 600
+    job_id = submit(plant, f"train_slowly:{steps}")
+    with plant.default_worker(), ExitStack() as running:
+        workers = {}
+        for name in "abcd":
+            worker = running.enter_context(machine(plant, name))
+            workers[str(worker.pid)] = worker
+        suspended = []
+        for attempt, victim in ((1, 1), (2, 0)):
+            eventually(lambda attempt=attempt: len(workers_of(plant, job_id)) == attempt)  # type: ignore[misc]
+            plant.wait_for_step(job_id, plant.job(job_id).step + 5)
+            suspended.append(workers[workers_of(plant, job_id)[-1][victim]])
+            suspended[-1].suspend()
+            eventually(lambda attempt=attempt: plant.attempts(job_id)[attempt - 1].outcome is not None)  # type: ignore[misc]
+        plant.wait_for_step(job_id, plant.job(job_id).step + 5)
+        for worker in suspended:
+            worker.resume()
+        for worker, event in zip(suspended, (b"member.lost", b"attempt.lost"), strict=True):
+            eventually(lambda worker=worker, event=event: event in worker.log.read_bytes())  # type: ignore[misc]
+        job = plant.wait_for(job_id, JobStatus.succeeded)
+    attempts = plant.attempts(job_id)
+    assert [attempt.outcome for attempt in attempts] == ["lost_lease", "lost_lease", "succeeded"]
+    assert 0 < attempts[1].resumed_from_step < attempts[2].resumed_from_step
+    assert_metrics_once(plant, job, steps)
+
+
+@pytest.mark.slow
+def test_cut_connection_repeats_the_attempt(plant: Plant) -> None:
+    """Both trainers lose their connection to the other one, and neither has another reason."""
+    job_id = submit(plant, "lose_connection:12")
+    with plant.default_worker(), ExitStack() as running:
+        for name in "ab":
+            running.enter_context(machine(plant, name))
+        job = plant.wait_for(job_id, JobStatus.succeeded)
+    attempts = plant.attempts(job_id)
+    assert [(attempt.outcome, attempt.resumed_from_step) for attempt in attempts] == [("crashed", 0), ("succeeded", 4)]
+    assert "The trainer lost its connection to another worker" in str(attempts[0].reason)
+    assert_metrics_once(plant, job, 12)
+
+
+@pytest.mark.slow
 def test_two_workers_train_one_job(plant: Plant) -> None:
     """The real trainer over gloo, in one process on each worker; then a job resumes on one worker."""
     shared = submit(plant, n_epochs=2)

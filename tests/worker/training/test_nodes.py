@@ -9,14 +9,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
+from safetensors.torch import load_file
 
-from app.core.spec.reports import Failed, Finished, Metrics, TrainerExit
+from app.core.spec.reports import CheckpointSaved, Failed, Finished, Metrics, Started, TrainerExit
 from app.core.spec.subprocess_environment import RENDEZVOUS
 from tests.forked import Program
-from tests.worker.training.runs import REPOSITORY, STEPS, Job, of_kind, parse, read_until, trainer_process
+from tests.worker.network import cut
+from tests.worker.training import plain
+from tests.worker.training.runs import (
+    REPOSITORY,
+    STEPS,
+    Job,
+    of_kind,
+    parse,
+    read_until,
+    steady,
+    trainer_process,
+)
 from worker.gang import free_port
 
+WEIGHTS: Final = "adapter_model.safetensors"
 UNMET: Final = """
 import sys
 from pathlib import Path
@@ -69,6 +83,51 @@ def test_killed_worker_ends_the_other(job: Job, victim: int) -> None:
         left = nodes[1 - victim][1]
         left.output(240)
         assert left.returncode == TrainerExit.peer_lost
+
+
+@pytest.mark.slow
+def test_killed_job_resumes_on_other_numbers_of_processes(job: Job) -> None:
+    """Two workers train to a checkpoint; then one process, and two on one worker, train what one process trains."""
+    _, alone = job.sibling("alone").run()
+    expected = steady(alone)
+    with ExitStack() as running:
+        nodes = start(running, job)
+        read_until(nodes[0][1], CheckpointSaved, 3)
+        for _, agent in nodes:
+            agent.kill()
+    last = nodes[0][0].checkpoint(3)
+    code, by_one = job.sibling("one").run(resume_from=last)
+    assert code == TrainerExit.succeeded
+    pair = job.sibling("pair", trainer={"processes": 2})
+    pair.write(resume_from=last)
+    with trainer_process(pair) as process:
+        by_two = parse(process.output(240))
+    assert process.returncode == TrainerExit.succeeded, (pair.run_dir / "trainer.log").read_text()
+    for reports in (by_one, by_two):
+        [started] = of_kind(reports, Started)
+        assert started.resumed_from_step == 3
+        resumed = steady(reports)
+        assert list(resumed) == list(range(4, STEPS + 1))
+        for step, values in resumed.items():
+            # An estimate from samples, whose random numbers depend on the number of processes.
+            named = {name: value for name, value in expected[step].items() if name != "eval/forward_kl"}
+            assert {name: values[name] for name in named} == pytest.approx(named, abs=1e-5), step
+    adapters = [load_file(job.sibling(name).run_dir / "adapter" / WEIGHTS) for name in ("alone", "one", "pair")]
+    for adapter in adapters[1:]:
+        assert plain.distance(adapter, adapters[0]) < 1e-4
+
+
+@pytest.mark.slow
+def test_cut_connection_ends_both_workers(job: Job) -> None:
+    with ExitStack() as running:
+        nodes = start(running, job, n_epochs=50)
+        read_until(nodes[0][1], Metrics, 1)
+        processes = [child for _, agent in nodes for child in psutil.Process(agent.pid).children()]
+        first, second = (one.pid for one in processes if "RANK" in one.environ())
+        assert cut(first, second) > 0
+        for own, process in nodes:
+            process.output(240)
+            assert process.returncode == TrainerExit.peer_lost, (own.run_dir / "trainer.log").read_text()
 
 
 @pytest.mark.slow
