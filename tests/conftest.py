@@ -28,6 +28,7 @@ from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
 from tests.properties import register_profiles
 from tests.s3_server import s3_server
+from tests.trainer_server import trainer_server
 from tests.waiting import WAIT_SECONDS, eventually
 from tests.writable_hub import Hub, writable_hub
 
@@ -196,6 +197,13 @@ def _bootstrap(database_url: str, existing: str | None) -> str:
 
 
 @pytest.fixture(scope="session")
+def forked_trainers(short_dir: Path) -> Iterator[dict[str, str]]:
+    """Variables of workers whose trainers start in milliseconds."""
+    with trainer_server(short_dir / "trainers.sock") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
 def shared_hub() -> Iterator[Hub]:
     """A hub that the fixture `stack` pushes to."""
     with writable_hub() as hub:
@@ -203,7 +211,7 @@ def shared_hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub) -> Iterator[Stack]:
+def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub, forked_trainers: dict[str, str]) -> Iterator[Stack]:
     """A whole installation that runs: API and workers over engines of its own, with the base model `tiny`."""
     environment = {
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
@@ -219,13 +227,20 @@ def stack(short_dir: Path, tiny_models: Path, shared_hub: Hub) -> Iterator[Stack
         patch = _RUNNING.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield _RUNNING.enter_context(Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap, port=0))
+        with pytest.MonkeyPatch.context() as starting:  # for its processes alone
+            for name, value in forked_trainers.items():
+                starting.setenv(name, value)
+            running = Stack(short_dir / "stack", migrate=migrate.upgrade, bootstrap=_bootstrap, port=0)
+            _RUNNING.enter_context(running)
+        yield running
 
 
 _RUNNING = ExitStack()
 """The installation of the fixture `stack`."""
-SLOW = frozenset({"plant", "stack", "tiny_models", "started", "cloud"})
-"""Fixtures of tests that start processes."""
+SLOW = frozenset(
+    {"plant", "stack", "tiny_models", "started", "cloud", "model_directory", "chat_directory", "serving_dirs"}
+)
+"""Fixtures of tests that start processes or compute models."""
 
 
 def _fixtures(item: pytest.Item) -> set[str]:

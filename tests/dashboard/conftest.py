@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from app.api.static_pages import DIST
 from app.local.stack import Stack
 from tests.api.jobs import gft
+from tests.processes import descendants
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
 
@@ -67,6 +68,18 @@ def sign_in(root: str, stack: Stack) -> Callable[..., None]:
         assert "code=" not in page.url
 
     return go
+
+
+@pytest.fixture
+def no_job_starts(stack: Stack) -> Iterator[None]:
+    """Suspends the training worker, so that no job can end before it is cancelled."""
+    workers = descendants("train@%h")
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    yield
+    for worker in workers:
+        worker.resume()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from psutil import Process
 
 from app.local.stack import Stack
 from tests.api.jobs import GRADER, broken_at_17, gft
+from tests.interpreter.sitecustomize import OWN_INTERPRETER
 from tests.processes import command_line, descendants
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
@@ -22,7 +23,7 @@ Picture = Callable[[Page, str], None]
 
 def status(page: Page, text: str) -> None:
     """Waits until the job page shows this status, without a reload."""
-    expect(page.locator(".facts .pill").first).to_contain_text(text, timeout=90_000)
+    expect(page.locator(".facts .pill").first).to_contain_text(text, timeout=120_000)
 
 
 def shown_step(page: Page) -> int:
@@ -36,11 +37,14 @@ def chart_labels(page: Page) -> list[str | None]:
     return [chart.get_attribute("aria-label") for chart in charts.all()]
 
 
-def make_job(client: OpenAI, file: str, suffix: str, **hyperparameters: int) -> str:
+def make_job(
+    client: OpenAI, file: str, suffix: str, *, metadata: dict[str, str] | None = None, **hyperparameters: int
+) -> str:
     job = client.fine_tuning.jobs.create(
         model="tiny",
         training_file=file,
         suffix=suffix,
+        metadata=metadata,
         method=gft(  # type: ignore[arg-type]
             group={"expert": 1, "teacher": 2, "self": 2},
             sampling={"max_tokens": 8},
@@ -216,9 +220,10 @@ def trainers(job: str) -> list[Process]:
 def test_job_crash_pause_resume_cancel(
     page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, long_file: str
 ) -> None:
-    job = make_job(client, long_file, "to-be-cancelled", n_epochs=50, batch_size=1)
+    slow_start = {OWN_INTERPRETER: "yes"}  # the test sees the trainer load the model
+    job = make_job(client, long_file, "to-be-cancelled", metadata=slow_start, n_epochs=50, batch_size=1)
     sign_in(page, f"/ui/jobs/{job}")
-    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 50000"), timeout=60_000)
+    expect(page.locator(".progress").first).to_contain_text(re.compile(r"[1-9]\d* / 50000"), timeout=120_000)
     page.get_by_role("link", name="Attempts").click()
     expect(page.locator(".attempt-timeline .mark")).to_have_count(1)
     (trainer,) = trainers(job)
@@ -229,7 +234,7 @@ def test_job_crash_pause_resume_cancel(
     expect(page.locator(".facts .progress")).to_contain_text("loading the model")
     second.resume()
     expect(page.locator(".attempt-timeline .mark").first).to_contain_text("⚡")
-    expect(page.locator(".attempt-timeline .mark")).to_have_count(2, timeout=60_000)
+    expect(page.locator(".attempt-timeline .mark")).to_have_count(2, timeout=120_000)
     expect(page.get_by_role("row", name=re.compile("crashed.*SIGKILL"))).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     status(page, "Paused")
@@ -251,7 +256,7 @@ def test_charts_follow_stream(page: Page, sign_in: SignIn, client: OpenAI, long_
     page.on("request", lambda request: requests.append(request.url) if "/metrics?" in request.url else None)
     sign_in(page, f"/ui/jobs/{job}")
     progress = page.locator(".facts .progress")
-    expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 12500"), timeout=60_000)
+    expect(progress).to_contain_text(re.compile(r"[1-9]\d* / 12500"), timeout=120_000)
     expect(page.locator("figure.chart").first).to_be_visible()
     first = shown_step(page)
     eventually(lambda: shown_step(page) >= first + 10)

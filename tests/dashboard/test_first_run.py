@@ -30,6 +30,7 @@ def new_key(stack: Stack, request: pytest.FixtureRequest) -> str:
         database.dispose()
 
 
+@pytest.mark.usefixtures("no_job_starts")
 def test_sample_job_in_one_click(page: Page, sign_in: SignIn, picture: Picture, stack: Stack, new_key: str) -> None:
     sign_in(page, "/ui/", new_key)
     expect(page.get_by_role("button", name="Try with sample data")).to_be_visible()
@@ -45,7 +46,7 @@ def test_sample_job_in_one_click(page: Page, sign_in: SignIn, picture: Picture, 
             expect(page.get_by_role("heading", name="sample")).to_be_visible()
             job = client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
             client.fine_tuning.jobs.cancel(job.id)
-            expect(page.locator(".facts .pill").first).to_contain_text("Cancelled", timeout=90_000)
+            expect(page.locator(".facts .pill").first).to_contain_text("Cancelled", timeout=120_000)
             client.delete(f"/fine_tuning/jobs/{job.id}", cast_to=object)
             page.goto(stack.base_url.removesuffix("v1") + "ui/")
         files = {client.files.content(file.id).read() for file in client.files.list(purpose="fine-tune")}

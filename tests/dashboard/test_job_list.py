@@ -18,7 +18,7 @@ Picture = Callable[[Page, str], None]
 
 
 @pytest.fixture
-def cancelled(client: OpenAI, tmp_path: Path) -> list[str]:
+def cancelled(client: OpenAI, tmp_path: Path, no_job_starts: None) -> list[str]:
     """Ids of three cancelled jobs: `listed-b`, `listed-c` and `listed-a`."""
     file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 8), purpose="fine-tune")
     eventually(lambda: client.files.retrieve(file.id).status == "processed")

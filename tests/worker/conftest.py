@@ -110,6 +110,13 @@ def bench(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
+def real_trainers(forked_trainers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the real trainers of a bench start in milliseconds."""
+    for name, value in forked_trainers.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
 def outage(migrated_url: str) -> Iterator[Outage]:
     """Takes the database away for some seconds: all connections are cut and new ones refused."""
     url = make_url(migrated_url)
@@ -211,7 +218,14 @@ def last_sweeps(database: Database) -> dict[str, str]:
 
 
 @pytest.fixture
-def plant(database: Database, migrated_url: str, broker_url: str, tiny_models: Path, tmp_path: Path) -> Plant:
+def plant(
+    database: Database,
+    migrated_url: str,
+    broker_url: str,
+    tiny_models: Path,
+    tmp_path: Path,
+    forked_trainers: dict[str, str],
+) -> Plant:
     state_dir = tmp_path / "state"
     environment = {
         "DATABASE_URL": migrated_url,
@@ -220,6 +234,7 @@ def plant(database: Database, migrated_url: str, broker_url: str, tiny_models: P
         "GROUPTUNE_MODELS_DIR": str(tiny_models),
         "GROUPTUNE_LEASE_SECONDS": "6",
         "GROUPTUNE_TRAINER_THREADS": "1",
+        **forked_trainers,
     }
     with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:
         broker.flushall()

@@ -1,6 +1,7 @@
 """The real trainer, which kills itself at a random moment after it has reported a step.
 
-Run as `dying_trainer.py STEP RUN_DIR`. The death does not depend on how fast a test sees the report.
+Run as `python -m tests.worker.dying_trainer STEP RUN_DIR`. Its death does not depend on how fast a test sees the
+report.
 """
 
 import json

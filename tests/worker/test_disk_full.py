@@ -22,6 +22,7 @@ def outcomes(bench: Bench) -> list[str | None]:
         return [attempt.outcome for attempt in queries.list_attempts(session, bench.job_id)]
 
 
+@pytest.mark.usefixtures("real_trainers")
 def test_full_run_directory_requeues_the_job(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     """The reason names the full disk, and the job resumes once there is space."""
     bench.run("train:1")

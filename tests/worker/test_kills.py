@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from app.core.jobs import invariants, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
@@ -13,9 +15,9 @@ from tests.setup_jobs import make_job, stored_file, supervised
 from tests.worker.conftest import Bench
 from worker.runner import TRAINER
 
-STEPS = 300
+STEPS = 150
 KILLS = 3
-DYING_TRAINER = Path(__file__).with_name("dying_trainer.py")
+DYING_TRAINER = (sys.executable, "-m", "tests.worker.dying_trainer")
 
 
 def real(bench: Bench, tiny_models: Path) -> Bench:
@@ -52,7 +54,7 @@ def train_through_kills(bench: Bench, kills: int, steps: int, chance: Random) ->
     for number in range(kills):
         earliest = max(bench.job().step + 1, steps * number // (kills + 1))
         last_step = chance.randint(earliest, max(earliest, steps * (number + 1) // (kills + 1)))
-        replace(bench, trainer=(sys.executable, str(DYING_TRAINER), str(last_step))).runner("").run()
+        replace(bench, trainer=(*DYING_TRAINER, str(last_step))).runner("").run()
         killed.append(bench.job().step)
         assert killed[-1] >= last_step
         assert bench.status() is JobStatus.queued
@@ -68,6 +70,7 @@ def assert_nothing_lost(bench: Bench, steps: int, kills: int) -> None:
     assert outcomes == [AttemptOutcome.crashed] * kills + [AttemptOutcome.succeeded]
 
 
+@pytest.mark.usefixtures("real_trainers")
 def test_killed_trainer_ends_in_the_same_adapter(bench: Bench, tiny_models: Path, tmp_path: Path) -> None:
     bench.run("train:1")
     reference = submit(real(bench, tiny_models), tmp_path, STEPS)
