@@ -131,6 +131,16 @@ def test_wrong_token_fails_the_push(spec: ExportSpec, tmp_path: Path, monkeypatc
     assert "hf_wrong" not in error.message
 
 
+def test_token_that_no_header_can_have_is_not_quoted(
+    spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HUB_TOKEN, "hf_se cret\nx")
+    error = refused(spec, tmp_path)
+    assert (error.code, error.is_temporary) == ("hub_refused", False)
+    assert "The token of the hub has a space" in error.message
+    assert "hf_se" not in error.message
+
+
 @pytest.mark.parametrize("is_private", [True, False])
 def test_visibility_of_an_existing_repository(spec: ExportSpec, hub: Hub, is_private: bool, tmp_path: Path) -> None:
     hub.repositories["me/tiny"] = Repository(private=is_private)

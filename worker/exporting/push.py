@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from app.core.plurals import plural
-from app.core.spec.export import Check, ExportRefused, ExportSpec, Findings, PushedRepository
+from app.core.spec.export import Check, ExportRefused, ExportSpec, Findings, PushedRepository, is_hub_token
 from app.core.spec.subprocess_environment import HUB_TOKEN
 from worker.exporting.card import card
 from worker.exporting.merged import merged
@@ -37,7 +37,14 @@ _LONGEST_REASON: Final = 500
 def push(spec: ExportSpec, directory: Path, progress: Callable[[str, float], None]) -> Findings:
     """Push the files in one commit; compare what the hub stores, by digest, with what was sent."""
     repository = spec.repository or ""
-    api = HfApi(endpoint=spec.hub_url, token=os.environ[HUB_TOKEN], library_name="grouptune")
+    token = os.environ[HUB_TOKEN]
+    if not is_hub_token(token):
+        raise ExportRefused(
+            "hub_refused",
+            "The token of the hub has a space, a line break or another character that no token has. Copy it again "
+            "into `hub_token` or GROUPTUNE_HUB_TOKEN.",
+        )
+    api = HfApi(endpoint=spec.hub_url, token=token, library_name="grouptune")
     progress("Preparing the repository", 0.02)
     with _hub_errors(repository):
         api.create_repo(repository, private=spec.private, exist_ok=True)

@@ -19,7 +19,7 @@ from app.core.errors import InvalidRequest
 from app.core.exports import orders
 from app.core.jobs import quotas
 from app.core.secrets import KeyRing
-from app.core.spec.export import ExportFormat
+from app.core.spec.export import ExportFormat, is_hub_token
 
 router = APIRouter(tags=["Exports"])
 
@@ -58,7 +58,13 @@ def _secret(body: CreateExport, ring: KeyRing, *, has_own: bool) -> bytes | None
             raise InvalidRequest("Only the format 'push' has `hub_token`. Leave it out.", param="hub_token")
         return None
     if body.hub_token is not None:
-        return ring.encrypt_for_client(body.hub_token.get_secret_value())
+        token = body.hub_token.get_secret_value()
+        if not is_hub_token(token):
+            raise InvalidRequest(
+                "'hub_token' has a space, a line break or another character that no token has. Copy the token again.",
+                param="hub_token",
+            )
+        return ring.encrypt_for_client(token)
     if not has_own:
         raise InvalidRequest(
             "Send a hub token as `hub_token`. This server has no token of its own (GROUPTUNE_HUB_TOKEN).",

@@ -44,6 +44,11 @@ QUANTIZATIONS: Final[dict[ExportFormat, tuple[Quantization, ...]]] = {
 """The quantizations that a format can have, its default first; empty for a format that keeps the model's own."""
 
 
+def is_hub_token(text: str) -> bool:
+    """Return whether a text can be a token: errors of the hub's client quote one that a header cannot contain."""
+    return text.isascii() and text.isprintable() and " " not in text and bool(text)
+
+
 class ExportRefused(Exception):
     """The export cannot be made, or its result failed the check."""
 

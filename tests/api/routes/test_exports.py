@@ -106,6 +106,7 @@ def test_list_is_paginated(http: httpx.Client, model: str) -> None:
         (None, {"format": "push", "hub_token": "hf", "repository": "me"}, (400, "invalid_request", "repository")),
         (None, {"format": "push", "hub_token": "hf", "repository": "../me/x"}, (400, "invalid_request", "repository")),
         (None, {"format": "push", "repository": "me/x"}, (400, "hub_token_missing", "hub_token")),
+        (None, {"format": "push", "repository": "me/x", "hub_token": "hf_x\n"}, (400, "invalid_request", "hub_token")),
         ("tiny", {"format": "merged"}, (404, "model_not_found", None)),
         ("ft:tiny:other::12345678", {"format": "merged"}, (404, "model_not_found", None)),
     ],
