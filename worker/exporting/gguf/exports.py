@@ -33,7 +33,9 @@ _TOLERANCE: Final = {
 }
 """Largest accepted difference as a share of the log-probabilities' spread. A 30-layer model of 135 million parameters
 differs by 0.06 in q8_0 and 0.19 in q4_k_m; a wrong order of rows or a missing rotation exceeds 0.8."""
-_FINER: Final = {Quantization.q8_0: "f16 or bf16", Quantization.q4_k_m: "q8_0, f16 or bf16"}
+_FINER: Final = {Quantization.bf16: "f16", Quantization.q8_0: "f16", Quantization.q4_k_m: "q8_0 or f16"}
+"""What to try after a quantization. Not bf16: after three steps of SmolLM2-135M, its rounding changed the
+log-probabilities by 17 % of their spread, and that of f16 by 0.3 %."""
 _SURVIVAL: Final = 0.9
 _TEXTS: Final = (
     "Hello w\u00f6rld, it's 1234.56 and we'll see: I'VE 7,000!",
@@ -141,7 +143,7 @@ def _checked(
             "export_check_failed",
             f"The export answers differently in llama.cpp: its log-probabilities differ from the unmerged model's by "
             f"{found.rms:.2g} nats, {found.relative:.1%} of their spread, and {quantization} explains only "
-            f"{tolerance:.1%}. The export was deleted. {_advice(spec)}",
+            f"{tolerance:.1%}. {''.join(f'{note} ' for note in notes[:1])}The export was deleted. {_advice(spec)}",
         )
     return Findings(
         check=Check(
@@ -166,9 +168,10 @@ def _advice(spec: ExportSpec) -> str:
     """Return what to export instead of a result that failed its check."""
     if spec.format is ExportFormat.gguf_lora:  # has no number format to choose
         return "Export the merged model instead: as `gguf`, or for transformers as `merged`."
+    alone = "the adapter alone (`gguf-lora`), which loses nothing to rounding"
     if finer := _FINER.get(_quantization(spec)):
-        return f"Choose the quantization {finer}, or export it as `merged`."
-    return "No quantization is finer. Export it as `merged`, for transformers."
+        return f"Choose the quantization {finer}, or {alone}."
+    return f"No quantization is finer. Export {alone}."
 
 
 def _load(spec: ExportSpec) -> Any:

@@ -81,9 +81,14 @@ def test_bf16_model_is_compared_exactly(tiny_model: Models, tmp_path: Path) -> N
             ExportFormat.gguf,
             Quantization.f16,
             "f16 explains only 1.6%",
-            "No quantization is finer. Export it as `merged`",
+            "No quantization is finer. Export the adapter alone",
         ),
-        (ExportFormat.gguf, Quantization.q8_0, "q8_0 explains only 25.0%", "Choose the quantization f16 or bf16, or"),
+        (
+            ExportFormat.gguf,
+            Quantization.q8_0,
+            "q8_0 explains only 25.0%",
+            "Choose the quantization f16, or the adapter alone",
+        ),
         (ExportFormat.gguf_lora, None, "bf16 explains only 12.5%", "Export the merged model instead: as `gguf`, or"),
     ],
 )
@@ -98,6 +103,7 @@ def test_wrong_result_is_refused_with_numbers_and_advice(
         FORMATS[form](TinyModel(base, adapter).spec(form, quantization), tmp_path / "export", ignore)
     assert refused.value.code == "export_check_failed"
     assert share in refused.value.message
+    assert ("survives the rounding to" in refused.value.message) == (form is ExportFormat.gguf)
     assert advice in refused.value.message
 
 
