@@ -48,7 +48,7 @@ def check_criteria(criteria: Sequence[BaseGrader], schema: dict[str, Any]) -> No
 
 def _known_fields(schema: dict[str, Any]) -> set[str] | None:
     """Return the fields that items can have; None if the schema allows any."""
-    properties = schema.get("properties")
+    properties = schema.get("properties", {} if schema.get("additionalProperties") is False else None)
     if not isinstance(properties, dict) or _OPEN & set(schema) or schema.get("additionalProperties"):
         return None
     return set(properties)

@@ -119,9 +119,13 @@ def of_content(content: Sequence[Mapping[str, Any]], param: str) -> Iterator[Sou
 
 
 def _row(written: dict[str, Any], place: str, param: str) -> SourceRow:
-    if "item" not in written or set(written) - {"item", "sample"}:
-        return SourceRow(place, param, written)  # a row in the format of training files
     row = SourceRow(place, param, {})
+    if others := sorted(set(written) - {"item", "sample"}):
+        if isinstance(written.get("item"), dict) and not {"messages", "prompt", "input"} & set(written):
+            raise row.error(f"`{others[0]}` stands next to `item`. Move it into `item`, or remove it.")
+        return SourceRow(place, param, written)  # a row in the format of training files
+    if "item" not in written:
+        return SourceRow(place, param, written)
     for name in ("item", "sample"):
         if written.get(name) is not None and not isinstance(written[name], dict):
             raise row.error(f"`{name}` must be an object.")

@@ -185,6 +185,7 @@ def test_canceled_run_stays_canceled(server: Server, client: OpenAI) -> None:
     ("criteria", "schema", "param", "words"),
     [
         ([EXACT | {"reference": "{{item.result}}"}], ITEM_SCHEMA, "testing_criteria.0.reference", "item.result"),
+        ([EXACT], {"type": "object", "additionalProperties": False}, "testing_criteria.0.reference", "item.answer"),
         ([EXACT, EXACT], ITEM_SCHEMA, "testing_criteria.1.name", "name of its own"),
         ([EXACT | {"operation": "is"}], ITEM_SCHEMA, "testing_criteria.0.operation", "'eq'"),
         ([EXACT], {"type": "thing"}, "data_source_config.item_schema", "is not a JSON schema"),
@@ -295,6 +296,7 @@ def test_bad_line_of_a_file_is_named(client: OpenAI) -> None:
     good = answered(["0", "2"])
     for line, words in (
         ({"item": {"question": "x"}}, "Line 3: the item has no field `item.answer`"),
+        ({"item": {"question": "x", "answer": "y"}, "note": 1}, "Line 3: `note` stands next to `item`"),
         (["x"], "Line 3"),
     ):
         file = upload(client, [*good, line])  # type: ignore[list-item]
