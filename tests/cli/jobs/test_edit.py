@@ -21,6 +21,8 @@ def test_edit_a_finished_job(grouptune: Run, succeeded_job: str) -> None:
     assert "team" not in shown
     [_, row] = grouptune("jobs", "list", "--search", f"best {part}").stdout.splitlines()
     assert row.split("\t")[:2] == [succeeded_job, f"best {part}"]
+    late = grouptune("jobs", "edit", part, "--nodes", 1, "--gpus", 1)
+    assert "it is too late to change it" in late.stderr
     for words, code in (((), ExitCode.error), (("--set", "x"), ExitCode.usage), (("--priority", 1), ExitCode.error)):
         assert grouptune("jobs", "edit", part, *words).returncode == code
     assert grouptune("jobs", "edit", part, *("--unset", "name", "--unset", "note", "--unset", "tags")).returncode == 0
