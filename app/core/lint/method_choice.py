@@ -161,18 +161,21 @@ RULES: Final[tuple[Rule, ...]] = (
         f"Several valid answers in {100 * MIN_SEVERAL_SHARE:.0f} % of the rows or more",
         MethodType.gft,
         "all",
-        "Imitation learns the answer that is shown; a group rewards each valid one. Not measured yet.",
+        "Imitation learns the answer that is shown; a group rewards each valid one. This needs a model that "
+        "sometimes succeeds: in a task that the base model never solved, imitation was right in 18 % after 20 steps, "
+        "`gft` in 1 %.",
         lambda facts: facts.is_imitable and facts.has_grader and facts.several_share >= MIN_SEVERAL_SHARE,
         lambda facts: (
             f"{facts.several_share:.0%} of the graded rows have several different answers that pass: a group rewards "
-            "each."
+            "each. If the model never finds one, imitate first."
         ),
     ),
     Rule(
         "Demonstrations in less than half of the rows",
         MethodType.gft,
         "all",
-        "Imitation would leave the other rows out; a group trains them with rollouts. Not measured yet.",
+        "Imitation would leave the other rows out; a group trains them with rollouts. With demonstrations in a "
+        "tenth of the rows, `gft` was right in 70 %, imitation in 62 %, and `gft` moved the model a fifth as far.",
         lambda facts: facts.is_imitable and facts.has_grader and 2 * facts.demonstrations < facts.rows,
         lambda facts: (
             f"Only {facts.demonstrations:,} of {plural(facts.rows, 'row')} have a demonstration: `gft` trains the "
