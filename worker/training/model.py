@@ -22,6 +22,7 @@ from worker.training.attention import CPU_LIMITS, IMPLEMENTATION
 from worker.training.base_model import load_base, unsupported_on_error
 from worker.training.batching import Packed, pack
 from worker.training.distributed import Ranks
+from worker.training.heap import return_freed
 from worker.training.lm_head import Head, check_frozen, chunk_elements, head_of, token_logprobs
 from worker.training.plain_path import PlainPath
 from worker.training.recompute import recompute_activations, save_activations
@@ -290,4 +291,5 @@ def load_policy(
         if is_sharded:
             policy.shard(ranks)
         select_path(policy, max_length)
+    return_freed()  # the activations of that comparison, which recomputes none
     return policy

@@ -31,6 +31,7 @@ from app.core.plurals import plural
 from app.core.spec.reports import Message, TrainerExit
 from app.core.spec.sharding import Sharding, is_sharded
 from worker.training.distributed import PeerLost, Ranks, lost_peers
+from worker.training.heap import return_large_blocks
 from worker.training.types import JobFailure
 
 PARAM: Final = "method.hyperparameters.sharding"
@@ -100,6 +101,8 @@ class ShardedBase:
         self._gradients = False
         self._passes = 0
         self._idle_results: list[Tensor] = []
+        if device.type == "cpu":
+            return_large_blocks()
         self.total_bytes = base_bytes(causal)
         """Bytes of the whole base model."""
         trained = {value for value in model.parameters() if value.requires_grad}
