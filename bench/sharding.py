@@ -1,8 +1,14 @@
 """Measures the memory of a sharded base model: `python -m bench.sharding [--processes 1 2 4]`.
 
-Trains a random Llama of 48 narrow layers (fp32, gloo, CPU) for two steps and reports the peak resident memory of each
-process above what it used before it loaded the model. One process holds the whole base. The target for n processes is
-1/n of the base and 10 % more.
+Trains a random Llama of 48 narrow layers (fp32, gloo, CPU) for two steps. Reports, of the process with the highest
+value:
+
+    tensors_mb   the base that it holds between two passes, and the highest sum of tensors that exist at the same time
+                 during a step: gathered blocks, buffers of collectives, activations. This is what a GPU would need.
+    resident_mb  its peak resident memory during the steps, above what it used before it loaded the model. That includes
+                 code which is imported by then, and memory that the C library keeps after it is freed.
+
+One process holds the whole base. The target for n processes is 1/n of the base and 10 % more.
 """
 
 import argparse
@@ -10,6 +16,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,10 +41,19 @@ def resident(field: str) -> int:
     return int(value) * 1024
 
 
+def highest(recorded: Any, path: Path) -> int:
+    """Return the highest sum of the bytes that were allocated and not yet freed while `recorded` ran."""
+    recorded.export_chrome_trace(str(path))
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = sorted((one["ts"], one["args"]["Bytes"]) for one in events if one.get("name") == "[memory]")
+    return max(accumulate((int(size) for _, size in changes), initial=0))
+
+
 def train(directory: Path, rank: int, processes: int, results: Any) -> None:
-    """Train as one rank, and put its peak above the start, and the base's bytes, into `results`."""
+    """Train as one rank, and put its two peaks and the base's bytes into `results`."""
     import torch  # noqa: PLC0415 - in the measured process only
     from torch import distributed  # noqa: PLC0415
+    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
 
     from app.core.spec.job import Lora  # noqa: PLC0415
     from worker.training.batching import pack  # noqa: PLC0415
@@ -56,17 +72,25 @@ def train(directory: Path, rank: int, processes: int, results: Any) -> None:
         directory, Lora(r=1, alpha=1), seed=0, sharding="full" if processes > 1 else "none", ranks=ranks
     )
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-    for _ in range(STEPS):
+
+    def step() -> None:
         with policy.lockstep(gradients=True):
             policy.backward(policy.logprobs(batch, 1.0)[0].sum())
-    total = base_bytes(policy.causal) if policy.sharded is None else policy.sharded.total_bytes
-    results.put((rank, resident("VmHWM") - start, total))
+
+    for _ in range(STEPS):
+        step()
+    peak = resident("VmHWM") - start
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    held = base_bytes(policy.causal)
+    total = held if policy.sharded is None else policy.sharded.total_bytes
+    results.put((peak, held + highest(recorded, directory / f"trace-{processes}-{rank}.json"), total))
     if processes > 1:
         distributed.destroy_process_group()
 
 
-def measure(directory: Path, processes: int) -> tuple[int, int]:
-    """Return the highest peak of all ranks and the base's size, both in bytes. Exits if a rank fails."""
+def measure(directory: Path, processes: int) -> tuple[int, int, int]:
+    """Return the highest peaks of all ranks, resident and of tensors, and the base's size. Exits if a rank fails."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     ranks = [context.Process(target=train, args=(directory, rank, processes, results)) for rank in range(processes)]
@@ -77,7 +101,7 @@ def measure(directory: Path, processes: int) -> tuple[int, int]:
     if any(process.exitcode for process in ranks):
         sys.exit(f"{processes} processes failed")
     found = [results.get() for _ in ranks]
-    return max(peak for _, peak, _ in found), found[0][2]
+    return max(one[0] for one in found), max(one[1] for one in found), found[0][2]
 
 
 def main() -> None:
@@ -89,12 +113,14 @@ def main() -> None:
         factory: Any = AutoModelForCausalLM
         factory.from_config(LlamaConfig(**SHAPE)).save_pretrained(directory)
         for processes in wanted:
-            peak, base = measure(Path(directory), processes)
+            peak, tensors, base = measure(Path(directory), processes)
             row = {
                 "processes": processes,
                 "base_mb": round(base / 1e6, 1),
-                "peak_mb": round(peak / 1e6, 1),
-                "share": round(peak / base, 3),
+                "tensors_mb": round(tensors / 1e6, 1),
+                "share": round(tensors / base, 3),
+                "resident_mb": round(peak / 1e6, 1),
+                "resident_share": round(peak / base, 3),
             }
             sys.stdout.write(json.dumps(row) + "\n")
 
