@@ -11,13 +11,17 @@ MODULES = ("worker.training", "tests.worker.dying_trainer")
 SERVER = "PYTHON_TRAINER_SERVER"
 """The prefix is that of Python's own variables, which a worker passes on to its trainers."""
 OWN_INTERPRETER = "own_interpreter"
-"""Metadata of a job whose trainer needs the start-up time of an interpreter."""
+"""Metadata of a job whose trainer a test suspends, or whose start must take seconds."""
 
 
 def _is_forkable(run_dir: str) -> bool:
+    import json  # noqa: PLC0415 - other programs should not import this
+
     with open(os.path.join(run_dir, "spec.json"), encoding="utf-8") as file:
-        spec = file.read()
-    return OWN_INTERPRETER not in spec and '"4bit"' not in spec  # the server cannot import bitsandbytes
+        text = file.read()
+    spec = json.loads(text)
+    is_alone = spec.get("processes", 1) * spec.get("nodes", 1) == 1  # the processes of one trainer start each other
+    return is_alone and OWN_INTERPRETER not in text and '"4bit"' not in text  # the server has no bitsandbytes
 
 
 def _hand_over(path: str) -> None:
@@ -42,9 +46,8 @@ def _hand_over(path: str) -> None:
 
 if (
     SERVER in os.environ
-    and sys.orig_argv[1] == "-m"
+    and sys.orig_argv[1:2] == ["-m"]
     and sys.orig_argv[2] in MODULES
-    and "RANK" not in os.environ  # the processes of one trainer start each other
     and _is_forkable(sys.orig_argv[-1])
 ):
     _hand_over(os.environ[SERVER])

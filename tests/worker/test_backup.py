@@ -13,6 +13,7 @@ from app.core.jobs import lifecycle
 from app.core.jobs.state_machine import JobStatus
 from app.core.storage.local import LocalBlobStore
 from tests.forked import Program
+from tests.interpreter.sitecustomize import OWN_INTERPRETER
 from tests.processes import is_pending
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.waiting import eventually
@@ -27,6 +28,7 @@ def long_job(plant: Plant) -> str:
     with plant.database.transaction() as session:
         file = stored_file(session, plant.store, plant.project, plant.directory, rows=120)
         spec = supervised(batch_size=2, n_epochs=STEPS // 60, checkpoint_interval=1000)
+        spec = spec.model_copy(update={"metadata": {OWN_INTERPRETER: "yes"}})
         return make_job(session, plant.project, spec, file).id
 
 
