@@ -126,7 +126,8 @@ def attend(
     if cached is not None:
         return cached.attend(int(module.layer_idx), query, key, value, sliding_window, options), None  # type: ignore[arg-type]
     if layout is None:
-        return attention(query, key, value, attention_mask, options).transpose(1, 2), None
+        # Some architectures view it in another shape.
+        return attention(query, key, value, attention_mask, options).transpose(1, 2).contiguous(), None
 
     def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return _packed(query, key, value, layout, sliding_window, options)

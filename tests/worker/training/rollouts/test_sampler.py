@@ -1,19 +1,21 @@
 """The sampler against transformers' `generate`, against the trainer, and against exact probabilities."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AfmoeConfig
 
 from app.core.spec.job import Lora, Sampling
 from app.core.spec.reports import Source
 from tests.worker.training import plain
-from tests.worker.training.architectures import END, PAD, VOCABULARY, random_policy, randomise
+from tests.worker.training.architectures import END, EXPERTS, HEADS, PAD, VOCABULARY, build, random_policy, randomise
 from tests.worker.training.conftest import ModelDirectory
 from tests.worker.training.updates import updater
-from worker.training.batching import shared_length
+from worker.training.batching import pack, shared_length
 from worker.training.model import Policy
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.types import Completion, GroupMember, Prompt, PromptGroup
@@ -33,6 +35,17 @@ def draw(policy: Policy, count: int = 4, seed: int = 0, step: int = 1, **samplin
 
 def ids(drawn: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[completion.ids for completion in row] for row in drawn]
+
+
+def test_attention_whose_output_is_viewed(tmp_path: Path) -> None:
+    """AFMoE views what its attention returns in another shape, which must be contiguous for that."""
+    more = {"afmoe": lambda: AfmoeConfig(**HEADS, **EXPERTS, num_experts=4, layer_types=["full_attention"] * 2)}
+    policy = random_policy(build(tmp_path / "afmoe", "afmoe", more=more))
+    assert policy.is_fast
+    [[sampled], *_] = draw(policy, count=1)
+    with torch.no_grad():
+        expected_N, _ = policy.logprobs(pack([[(PROMPTS[0], sampled.ids)]], policy.device), 1.0)
+    assert torch.allclose(torch.tensor(sampled.logprobs), expected_N, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", [(), (15, 3, 16, 17, 9, 18)], ids=["nothing shared", "shared head"])
