@@ -62,7 +62,8 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
     """Switches `policy` to the fast path if it agrees with transformers, else to the plain path, and records why.
 
     `max_length` is the length of the longest sequence that will be computed, if it is known.
-    Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite.
+    Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite
+    or the model is not causal.
     """
     started = time.monotonic()
     groups = check_groups(policy.causal)
@@ -72,6 +73,8 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
         if not all(bool(value.isfinite().all()) for value in (reference.logprobs_N, *reference.gradients)):
             raise ValueError("its log-probabilities or gradients are not finite")
         tolerance = _tolerance(policy)
+        if _change_by_later_tokens(policy, groups[0]) > tolerance.logprobs:
+            raise ValueError("its tokens depend on the tokens after them, so it cannot write text from left to right")
 
         def problem(path: str) -> str | None:
             found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
@@ -94,6 +97,14 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
         lora_coverage=covered.total,
         expert_lora_coverage=covered.experts,
     )
+
+
+def _change_by_later_tokens(policy: "Policy", group: Sequence[Example]) -> float:
+    """Returns how much log p of an answer depends on the tokens after it, in nats (root mean square): 0 if causal."""
+    (prompt, answer), (_, other) = group[:2]
+    with torch.no_grad(), policy.lockstep():
+        ends = [eager_logprobs(policy.causal, [[(prompt, answer + end)]])[: len(answer)] for end in (answer, other)]
+    return float((ends[0] - ends[1]).square().mean().sqrt())
 
 
 def _other_states(causal: Any) -> str | None:

@@ -9,10 +9,10 @@ from typing import Any, Final
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, BertConfig, Gemma3TextConfig
 
 from app.core.spec.reports import TrainerExit
-from tests.worker.training.architectures import LORA, random_policy
+from tests.worker.training.architectures import HEADS, LORA, SIZES, build, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training import attention
 from worker.training.lora import FusedLora
@@ -126,6 +126,22 @@ def test_model_that_fails_is_refused(model_directory: ModelDirectory, monkeypatc
     with pytest.raises(JobFailure, match=r"not supported because .* 'llama' fails: KeyError") as caught:
         load_policy(model_directory("llama"), LORA, seed=0)
     assert (caught.value.exit_code, caught.value.code) == (TrainerExit.bad_config, "unsupported_architecture")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: BertConfig(**SIZES, is_decoder=False),
+        lambda: Gemma3TextConfig(**HEADS, use_bidirectional_attention=True),
+    ],
+    ids=["bert", "gemma3"],
+)
+def test_model_that_sees_later_tokens_is_refused(config: Callable[[], Any], tmp_path: Path) -> None:
+    """transformers loads such encoders as causal language models."""
+    directory = build(tmp_path / "encoder", "encoder", more={"encoder": config})
+    with pytest.raises(JobFailure, match="its tokens depend on the tokens after them") as caught:
+        load_policy(directory, LORA, seed=0)
+    assert caught.value.code == "unsupported_architecture"
 
 
 def test_out_of_memory_stays_out_of_memory(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
