@@ -103,7 +103,7 @@ def _change_by_later_tokens(policy: "Policy", group: Sequence[Example]) -> float
     """Returns how much log p of an answer depends on the tokens after it, in nats (root mean square): 0 if causal."""
     (prompt, answer), (_, other) = group[:2]
     with torch.no_grad(), policy.lockstep():
-        ends = [eager_logprobs(policy.causal, [[(prompt, answer + end)]])[: len(answer)] for end in (answer, other)]
+        ends = [eager_logprobs(policy.causal, [[(prompt, (*answer, *end))]])[: len(answer)] for end in (answer, other)]
     return float((ends[0] - ends[1]).square().mean().sqrt())
 
 
