@@ -80,10 +80,8 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
             found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
             return _difference(path, found, reference, tolerance)
 
-        reason = (
-            _other_states(policy.causal)
-            or _mixed_frequencies(policy, max_length)
-            or _attempt(policy.use_fast, lambda: problem("fast"))
+        reason = _mixed_frequencies(policy, max_length) or _attempt(
+            policy.use_fast, lambda: _other_states(policy.causal) or problem("fast")
         )
         # transformers usually selects torch's fused attention. Eager attention is right by definition.
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
@@ -108,13 +106,14 @@ def _change_by_later_tokens(policy: "Policy", group: Sequence[Example]) -> float
 
 
 def _other_states(causal: Any) -> str | None:
-    """Returns why sequences of these layers cannot be packed, or None.
+    """Returns why sequences of these layers cannot be packed, or None. Raises whatever transformers' cache raises.
 
     Weights that are nearly zero could hide it from the comparison.
     """
-    layers = DynamicCache(config=causal.config).layers
-    if not causal._is_stateful and not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
-        return None
+    if not causal._is_stateful:
+        layers = DynamicCache(config=causal.config).layers
+        if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+            return None
     return "some of its layers (Mamba, linear attention, convolutions) carry a state from each token to the next"
 
 

@@ -1,5 +1,7 @@
 """The plain path: its samples, memory and turns; `test_families` compares each family with transformers."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ def test_states_without_effect_are_not_packed(name: str, model_directory: ModelD
     policy = load_policy(tmp_path, LORA, seed=0)
     assert "carry a state" in policy.path.reason
     assert len(Sampler(policy, (END,), PAD).sample([(5, 6)], 3, Sampling(max_tokens=4), generator(0))[0]) == 3
+
+
+def test_model_without_a_cache_is_not_refused(model_directory: ModelDirectory, tmp_path: Path) -> None:
+    """transformers has no cache for some layer types. Training needs none."""
+    shutil.copytree(model_directory("llama"), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["layer_types"] = ["heavily_compressed_attention"] * config["num_hidden_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "the fast path fails: KeyError" in load_policy(tmp_path, LORA, seed=0).path.reason
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
