@@ -40,7 +40,7 @@ class CpuLimits:
     2.4 times at 480 x 480."""
     block_queries: int = 768
     """Queries for each key head from which the fused kernel works on 256 of them at a time instead of 64. So blocks
-    have at least that many: 1.4 to 1.6 times faster than one call with a mask, 0.7 times with two thirds of them."""
+    have at least that many: 1.3 to 1.6 times faster than one call with a mask, 0.7 times with two thirds of them."""
 
 
 CPU_LIMITS: Final = CpuLimits()
