@@ -1,5 +1,6 @@
 """A real HTTP server on 127.0.0.1 whose responses a test defines."""
 
+import os
 import random
 import socket
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,21 @@ def http_server(answer: Callable[[Received], Reply], port: int = 0) -> Iterator[
         thread.join()
 
 
+def _shuffled_ports() -> Iterator[int]:
+    """Ports below those that the kernel gives to outgoing connections, in the share of this worker of pytest-xdist."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = list(range(20_000 + worker % 16 * 750, 20_000 + (worker % 16 + 1) * 750))
+    random.shuffle(share)
+    return cycle(share)
+
+
+_PORTS: Final = _shuffled_ports()
+
+
 def free_port() -> int:
-    """Return a port that no process uses, below those that the kernel gives to outgoing connections."""
-    while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311 - only to avoid other processes
+    """Return a port that no process uses, and that no test process was given lately."""
+    for port in _PORTS:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))
             return port
+    raise AssertionError("the ports never end")

@@ -2,13 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +52,7 @@ class Installation:
             "GROUPTUNE_MODELS_DIR": str(models),
             "OMP_NUM_THREADS": "1",
         }
-        self.running: list[psutil.Popen] = []
+        self.running: dict[str, psutil.Popen] = {}
 
     def command(self, service: str, *words: str) -> list[str]:
         """The command line of `words`, or of the service's own command, with the entrypoint."""
@@ -65,13 +65,27 @@ class Installation:
         argv = self._relocate(service, own[1:] if own else dockerfile_words(service, "    CMD "))
         return subprocess.run(argv, env=self._base, capture_output=True).returncode == 0
 
+    def await_health(self, service: str) -> None:
+        """Wait until the service is healthy. Raises `AssertionError` with its log if it ends or stays unhealthy."""
+
+        def is_healthy_or_ended() -> bool:
+            return self.is_healthy(service) or self.running[service].poll() is not None
+
+        try:
+            eventually(is_healthy_or_ended)
+            assert self.running[service].poll() is None, f"{service} ended with {self.running[service].poll()}"
+        except AssertionError as error:
+            error.add_note(self.log(service).read_text()[-4000:])
+            raise
+
+    def log(self, service: str) -> Path:
+        """The output of the service."""
+        return self._directory / f"{service}.log"
+
     def _relocate(self, service: str, argv: list[str]) -> list[str]:
         """Replace the container's ports and directory by those of this test."""
-        port = str(self.ports[service])
-        replacements = {"/tmp/": f"{self._directory}/", "8000": port, "8001": port, "9200": port}  # noqa: S108 - a path in the container
-        for old, new in replacements.items():
-            argv = [word.replace(old, new) for word in argv]
-        return argv
+        words = [re.sub(r"\b(8000|8001|9200)\b", str(self.ports[service]), word) for word in argv]
+        return [word.replace("/tmp/", f"{self._directory}/") for word in words]  # noqa: S108 - a path in the container
 
     def environment(self, service: str, storage: str) -> dict[str, str]:
         """The service's environment, with secrets from the directory of this test."""
@@ -122,10 +136,10 @@ def installation(
         run("migrate")
         key = run("migrate", "grouptune", "db", "admin-key").strip()
         for service in TRAINING:
-            log = stack.enter_context((directory / f"{service}.log").open("wb"))
+            log = stack.enter_context(services.log(service).open("wb"))
             environment = services.environment(service, s3_address)
             process = psutil.Popen(services.command(service), env=environment, stdout=log, stderr=log)
-            services.running.append(process)
+            services.running[service] = process
             stack.callback(stop, process)
         yield services, key
 
@@ -134,7 +148,7 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     services, key = installation
     root = f"http://127.0.0.1:{services.ports['api']}"
     for service in TRAINING:
-        eventually(partial(services.is_healthy, service))
+        services.await_health(service)
     assert httpx.get(f"{root}/readyz").status_code == httpx.codes.OK
     client = OpenAI(base_url=f"{root}/v1", api_key=key)
     file = client.files.create(file=write_rows(tmp_path / "rows.jsonl", 8), purpose="fine-tune")
@@ -149,8 +163,8 @@ def test_job_succeeds_and_services_drain(installation: tuple[Installation, str],
     answer = client.chat.completions.create(model=str(job.fine_tuned_model), messages=question, max_tokens=4)
     assert answer.model == job.fine_tuned_model
     assert answer.choices[0].finish_reason in ("stop", "length")
-    for process in services.running:
+    for process in services.running.values():
         process.terminate()
     # uvicorn drains first and then exits by the signal.
-    assert [process.wait(240) for process in services.running] == [-signal.SIGTERM, 0, 0, -signal.SIGTERM]
+    assert [process.wait(240) for process in services.running.values()] == [-signal.SIGTERM, 0, 0, -signal.SIGTERM]
     assert not any(services.is_healthy(service) for service in TRAINING)
