@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from app.core.plurals import plural
 from app.core.spec.reports import Failed, TrainerExit
-from app.core.spec.subprocess_environment import PARENT_PID
+from app.core.spec.subprocess_environment import MEETING_BEGAN, PARENT_PID
 from worker.training.distributed import SECONDS_TO_END
 from worker.training.rank_files import report_file, stop_file
 
-SECONDS_TO_MEET: Final = 50
-"""How long the agents of several workers wait for each other."""
+SECONDS_TO_MEET: Final = 40
+"""How long the agents of several workers wait for each other; `process_group` limits what follows."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def launch(run_dir: Path, processes: int, nodes: Nodes | None = None) -> int:
 
     SIGTERM must be blocked in the calling thread. The processes inherit that and unblock it when they can handle it.
     """
+    if nodes is not None:
+        os.environ[MEETING_BEGAN] = str(time.monotonic())
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it logs every failure again, in its own words
     for report in run_dir.glob(report_file(run_dir, 0).name.replace("0", "*")):
         report.unlink()

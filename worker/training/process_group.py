@@ -8,6 +8,7 @@ several times, and NCCL's first connections have no timeout. So a timer of our o
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from app.core.plurals import plural
 from app.core.spec.reports import TrainerExit
-from app.core.spec.subprocess_environment import RANK
+from app.core.spec.subprocess_environment import MEETING_BEGAN, RANK
 from worker.training.distributed import PeerLost, Ranks
 from worker.training.pulse import Pulse
 from worker.training.types import JobFailure
@@ -31,6 +32,10 @@ _TIMEOUT: Final = timedelta(hours=6)
 once."""
 SECONDS_TO_CONNECT: Final = 45.0
 """From the arrival of the last rank to the end of the first collective."""
+SECONDS_TO_START: Final = 55.0
+"""From the first attempt of several workers to meet: a blocked port ends the attempt within a minute."""
+LEAST_SECONDS_TO_CONNECT: Final = 15.0
+"""Also if the workers met late, or loaded their libraries slowly."""
 _ENDED: Final = ("by peer", "ncclRemoteError")
 """Texts of gloo and NCCL for a connection that another rank has closed."""
 _SYN_SENT: Final = "02"
@@ -45,7 +50,7 @@ def own_rank() -> int:
 def joined(size: int, give_up: Callable[[JobFailure], None]) -> Iterator[Ranks]:
     """Joins the process group of `size` ranks that `worker.training.launcher` started, for the `with` block.
 
-    Waits without limit until all ranks have loaded their libraries, then `SECONDS_TO_CONNECT` for the connections. If
+    Waits without limit until all ranks have loaded their libraries, then `seconds_to_connect` for the connections. If
     a library still waits after that, or another rank becomes silent later, a thread calls `give_up`, which must end the
     process. Raises `JobFailure` for a refused connection, and `PeerLost`.
     """
@@ -57,11 +62,13 @@ def joined(size: int, give_up: Callable[[JobFailure], None]) -> Iterator[Ranks]:
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     hosts: list[str] = []
-    timer = threading.Timer(SECONDS_TO_CONNECT, lambda: give_up(_not_connected(ranks, hosts, backend)))
-    timer.daemon = True
+    timer: threading.Timer | None = None
     try:
         store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
         hosts += _arrive(store, ranks)
+        seconds = seconds_to_connect()
+        timer = threading.Timer(seconds, lambda: give_up(_not_connected(ranks, hosts, backend, _waited(seconds))))
+        timer.daemon = True
         timer.start()
         with _connecting(ranks, hosts, backend):
             distributed.init_process_group(backend, store=store, rank=ranks.rank, world_size=size, timeout=_TIMEOUT)
@@ -71,9 +78,19 @@ def joined(size: int, give_up: Callable[[JobFailure], None]) -> Iterator[Ranks]:
     except distributed.DistError as error:
         raise PeerLost(f"The store of the ranks has ended: {error}") from error
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
     with Pulse(store, ranks, hosts, give_up):
         yield ranks
+
+
+def seconds_to_connect() -> float:
+    """Returns the limit for the connections: of several workers, at most what meeting has left of the time to start."""
+    began = os.environ.get(MEETING_BEGAN)
+    if began is None:
+        return SECONDS_TO_CONNECT
+    left = SECONDS_TO_START - (time.monotonic() - float(began))
+    return min(SECONDS_TO_CONNECT, max(LEAST_SECONDS_TO_CONNECT, left))
 
 
 def _arrive(store: Store, ranks: Ranks) -> list[str]:
@@ -97,12 +114,15 @@ def _connecting(ranks: Ranks, hosts: list[str], backend: str) -> Iterator[None]:
         raise _not_connected(ranks, hosts, backend, str(error).partition("\n")[0]) from error
 
 
-def _not_connected(ranks: Ranks, hosts: list[str], backend: str, reason: str = "") -> JobFailure:
-    """Returns the job failure; without a `reason`, this rank has waited for too long."""
-    if not reason:
-        pending = unanswered()
-        awaited = f"an answer from {', '.join(pending)}" if pending else "connections from the others"
-        reason = f"it has waited {SECONDS_TO_CONNECT:.0f} s for {awaited}"
+def _waited(seconds: float) -> str:
+    """Returns what this rank still waits for."""
+    pending = unanswered()
+    awaited = f"an answer from {', '.join(pending)}" if pending else "connections from the others"
+    return f"it has waited {seconds:.0f} s for {awaited}"
+
+
+def _not_connected(ranks: Ranks, hosts: list[str], backend: str, reason: str) -> JobFailure:
+    """Returns the job failure for a rank that, for this reason, has no connection to the others."""
     interface = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
     message = (
         f"The {plural(ranks.size, 'process')} of the job on {', '.join(dict.fromkeys(hosts))} could not connect to "

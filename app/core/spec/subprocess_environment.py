@@ -14,6 +14,8 @@ RANK: Final = "RANK"
 """The number of a trainer process among those that train a job together; torch's launcher sets it."""
 RENDEZVOUS: Final = "GROUPTUNE_RENDEZVOUS"
 """`host:port` at which the trainers of several workers meet; the runner sets it."""
+MEETING_BEGAN: Final = "GROUPTUNE_MEETING_BEGAN"
+"""Monotonic time at which the trainers of several workers began to meet; the trainer's launcher sets it."""
 JUDGE_API_KEY: Final = "GROUPTUNE_JUDGE_API_KEY"
 SIGNING_SECRET: Final = "GROUPTUNE_GRADER_SIGNING_SECRET"  # noqa: S105 - a name
 HUB_TOKEN: Final = "GROUPTUNE_HUB_TOKEN"  # noqa: S105 - a name

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,20 @@ import pytest
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # exported, but not in __all__
 
 from app.core.spec.reports import Failed, TrainerExit
+from app.core.spec.subprocess_environment import MEETING_BEGAN
 from tests.forked import Program
 from tests.waiting import eventually
 from tests.worker.training.runs import REPOSITORY, Job
 from tests.worker.training.test_distributed import two
 from worker.gang import free_port
-from worker.training.process_group import unanswered
+from worker.training.launcher import SECONDS_TO_MEET
+from worker.training.process_group import (
+    LEAST_SECONDS_TO_CONNECT,
+    SECONDS_TO_CONNECT,
+    SECONDS_TO_START,
+    seconds_to_connect,
+    unanswered,
+)
 
 MODULE: Final = "tests.worker.training.impatient_rank"
 UNREACHABLE: Final = "10.9.9.9"
@@ -117,6 +126,17 @@ def test_suspended_rank_ends_the_other(job: Job, tmp_path: Path, silent: int) ->
         assert ranks[1 - silent].wait(240) == TrainerExit.dependency_down
     failed = Failed.model_validate_json(out[1 - silent].read_text().splitlines()[-1])
     assert failed.message.startswith(f"Process {silent}, on {socket.gethostname()}, has not answered process ")
+
+
+def test_meeting_and_connecting_take_a_minute_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MEETING_BEGAN, raising=False)
+    assert seconds_to_connect() == SECONDS_TO_CONNECT  # of one machine
+    for ago, seconds in ((-1000, SECONDS_TO_CONNECT), (1000, LEAST_SECONDS_TO_CONNECT)):
+        monkeypatch.setenv(MEETING_BEGAN, str(time.monotonic() - ago))
+        assert seconds_to_connect() == seconds
+    monkeypatch.setenv(MEETING_BEGAN, str(time.monotonic() - 25))
+    assert LEAST_SECONDS_TO_CONNECT <= seconds_to_connect() <= SECONDS_TO_START - 25
+    assert SECONDS_TO_MEET + LEAST_SECONDS_TO_CONNECT <= SECONDS_TO_START < 60
 
 
 def test_unanswered_connections_are_named() -> None:
