@@ -5,79 +5,45 @@ It writes no event, metric or checkpoint; only how its trainer ended, from which
 
 import errno
 import os
-from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import structlog
 from pydantic import ValidationError
 
-from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
 from app.core.jobs import members
-from app.core.jobs.leases import Claim
 from app.core.jobs.members import MemberEnd
-from app.core.jobs.state_machine import StopRequest
-from app.core.settings import Settings
 from app.core.spec.reports import Failed, TrainerExit, report_adapter
 from app.core.spec.subprocess_environment import RENDEZVOUS, TRAINER_ENVIRONMENT
-from app.core.storage.blobs import BlobStore, StorageUnavailable
-from worker.child_process import ChildProcess, log_tail
-from worker.lease import LeaseKeeper
+from app.core.storage.blobs import StorageUnavailable
+from worker.attempt_runner import AttemptRunner
+from worker.child_process import ChildProcess
 from worker.preparation import DependencyDown, Preparation
-from worker.process_control import Drain, ProcessControl
-from worker.redaction import Redactor
 from worker.report_writer import retry_until_available
-from worker.runner import SAVE_GRACE_FACTOR, TRAINER
-from worker.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 1.0
 
 
-class MemberRunner:
+class MemberRunner(AttemptRunner):
     """Runs the part of one attempt that belongs to a further worker."""
-
-    def __init__(
-        self,
-        database: Database,
-        store: BlobStore,
-        settings: Settings,
-        claim: Claim,
-        *,
-        claimed_at: float,
-        drain: Drain,
-        trainer_command: Sequence[str] = TRAINER,
-    ) -> None:
-        """As for `Runner`."""
-        self._database = database
-        self._settings = settings
-        self._claim = claim
-        self._claimed_at = claimed_at
-        self._drain = drain
-        self._trainer_command = trainer_command
-        self._control = ProcessControl(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
-        self._workspace = Workspace(settings.runs_dir, store, claim)
-        self._redactor = Redactor(settings, os.environ)
-        self.gpu_is_broken = False
-        """Set by `run`: whether this worker should take no more jobs."""
 
     def run(self) -> None:
         """Run this worker's part to its end. Failures are stored for the leader; they are not raised."""
         claim = self._claim
         with structlog.contextvars.bound_contextvars(job=claim.job_id, attempt=claim.attempt, node=claim.node):
             log.info("member.started")
-            keeper = LeaseKeeper(self._database, claim, self._settings, self._control, self._claimed_at)
             try:
-                with keeper, self._drain.subscribe(lambda: self._control.request(StopRequest.drain)):
+                with self._holding_lease():
                     end = self._end()
                     log.info("member.ended", exit_code=end.exit_code)
                     self._write(partial(members.note_end, claim=claim, end=end))
             except LostLease as error:
                 log.warning("member.lost", error=error.message)
             finally:
-                self._workspace.clear()
+                self._leave()
 
     def _end(self) -> MemberEnd:
         """Prepare and train; return how that ended. Raises `LostLease`."""
@@ -158,13 +124,3 @@ class MemberRunner:
             return MemberEnd(exit_code=code)
         self.gpu_is_broken = code == TrainerExit.gpu_fault
         return MemberEnd(exit_code=code, failed=failed, log_tail=self._log_tail())
-
-    def _log_tail(self) -> str:
-        return self._redactor.redact(log_tail(self._workspace.log))
-
-    def _write(self, change: members.Change) -> None:
-        def once() -> None:
-            with self._database.transaction() as session:
-                change(session)
-
-        retry_until_available(self._control, once)

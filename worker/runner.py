@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import errno
 import os
-import sys
 import threading
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -32,23 +31,19 @@ from app.core.spec.reports import Failed, Finished, Message, TrainerExit
 from app.core.spec.subprocess_environment import RENDEZVOUS, TRAINER_ENVIRONMENT
 from app.core.storage.blobs import BlobStore, StorageUnavailable
 from worker import tracing
-from worker.child_process import ChildProcess, describe_exit, log_tail
+from worker.attempt_runner import TRAINER, AttemptRunner
+from worker.child_process import ChildProcess, describe_exit
 from worker.gang import Gang, MemberEnded
-from worker.lease import LeaseKeeper
 from worker.log_shipper import LogShipper
 from worker.preparation import DependencyDown, Preparation
 from worker.presence import own_hardware
-from worker.process_control import Drain, ProcessControl
-from worker.redaction import Redactor
+from worker.process_control import Drain
 from worker.report_writer import ReportWriter, TrainerOutcome, retry_until_available
 from worker.tracker_processes import TrackerProcesses
-from worker.workspace import Inputs, Workspace
+from worker.workspace import Inputs
 
 log = structlog.get_logger(__name__)
 
-TRAINER: Final = (sys.executable, "-m", "worker.training")
-SAVE_GRACE_FACTOR: Final = 3.0
-"""Times `cancel_grace_seconds`: the time for a pause or a drain, which finish a step and write a checkpoint."""
 FATAL: Final = {
     TrainerExit.bad_config: "bad_config",
     TrainerExit.bad_data: "bad_data",
@@ -60,8 +55,8 @@ BROKEN: Final = frozenset({AttemptOutcome.failed, AttemptOutcome.crashed, Attemp
 """Outcomes that a trace shows as errors."""
 
 
-class Runner:
-    """Runs one attempt of one job."""
+class Runner(AttemptRunner):
+    """Runs one attempt of one job, and stores its outcome."""
 
     def __init__(
         self,
@@ -74,22 +69,12 @@ class Runner:
         drain: Drain,
         trainer_command: Sequence[str] = TRAINER,
     ) -> None:
-        """`claimed_at` is the monotonic time just before the claim. The run directory is appended to the command."""
-        self._database = database
-        self._store = store
-        self._settings = settings
-        self._claim = claim
-        self._claimed_at = claimed_at
-        self._drain = drain
+        super().__init__(
+            database, store, settings, claim, claimed_at=claimed_at, drain=drain, trainer_command=trainer_command
+        )
         self._tracer = tracing.tracer()
-        self._trainer_command = trainer_command
-        self._control = ProcessControl(settings.cancel_grace_seconds * SAVE_GRACE_FACTOR)
         self._journal = Journal(database, claim)
-        self._workspace = Workspace(settings.runs_dir, store, claim)
-        self._redactor = Redactor(settings, os.environ)
         self._trackers: TrackerProcesses | None = None
-        self.gpu_is_broken = False
-        """Set by `run`: whether this worker should take no more jobs."""
         self._preparation = Preparation(
             database, settings, claim, self._control, self._workspace, self._redactor, self._report
         )
@@ -108,9 +93,8 @@ class Runner:
             span.set(grouptune__model=claim.spec.model, grouptune__method=str(claim.spec.method))
             span.set(grouptune__waited_seconds=claim.waited_seconds)
             log.info("attempt.started")
-            keeper = LeaseKeeper(self._database, self._claim, self._settings, self._control, self._claimed_at)
             try:
-                with keeper, self._drain.subscribe(lambda: self._control.request(StopRequest.drain)):
+                with self._holding_lease():
                     self._attempt()
             except LostLease as error:
                 log.warning("attempt.lost", error=error.message)
@@ -122,7 +106,7 @@ class Runner:
                     span.fail(outcome)
                 if self._trackers is not None:
                     self._trackers.close(outcome)
-                self._workspace.clear()
+                self._leave()
 
     def _count(self) -> str:
         """Count and return the outcome that the database holds; `unknown` while the database is unavailable."""
@@ -171,9 +155,6 @@ class Runner:
         # The boundary of an attempt: any other error counts as a crash of the job and is reported in its events.
         except Exception as error:
             self._crashed(error)
-
-    def _log_tail(self) -> str:
-        return self._redactor.redact(log_tail(self._workspace.log))
 
     def _wait(self, reason: str, rows: Collection[int] = ()) -> None:
         self._write(lambda s: outcomes.wait_for_dependency(s, self._claim, reason, rows))
@@ -305,12 +286,3 @@ class Runner:
         """Add a warning to the job's events; dropped while the database is unavailable."""
         with contextlib.suppress(LostLease, DatabaseUnavailable):
             self._journal.message(Message(level="warn", message=sentence))
-
-    def _write(self, ending: outcomes.Ending) -> None:
-        """Run `ending` in a transaction, retried until the database is available. Raises `LostLease`."""
-
-        def once() -> None:
-            with self._database.transaction() as session:
-                ending(session)
-
-        retry_until_available(self._control, once)

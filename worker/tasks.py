@@ -46,6 +46,7 @@ from worker import (
     sweeper,
     webhook_sender,
 )
+from worker.attempt_runner import AttemptRunner
 from worker.celery_app import CONFIGURATION, DRAIN, PRESENCE, app
 from worker.idle_wait import IdleWait
 from worker.maintenance import expiry, orphaned_blobs
@@ -184,7 +185,7 @@ def run_next(self: Task) -> None:
         return
     if claim is None:
         return
-    kind: type[Runner] | type[MemberRunner] = Runner if claim.node == 0 else MemberRunner
+    kind: type[AttemptRunner] = Runner if claim.node == 0 else MemberRunner
     runner = kind(_database(), _store(), _settings(), claim, claimed_at=claimed_at, drain=DRAIN)
     runner.run()
     if runner.gpu_is_broken:

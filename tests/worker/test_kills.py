@@ -13,7 +13,7 @@ from app.core.jobs.state_machine import AttemptOutcome, JobStatus
 from app.core.models.tables import TrainedModel
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.worker.conftest import Bench
-from worker.runner import TRAINER
+from worker.attempt_runner import TRAINER
 
 STEPS = 150
 KILLS = 3

@@ -3,7 +3,6 @@
 Each member has a lease of its own. When one expires, a sweep ends the attempt, and all its workers lose the job.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,6 @@ from app.core.jobs.state_machine import JobStatus, StopRequest
 from app.core.jobs.tables import AttemptMember, Job, JobAttempt
 from app.core.spec.frozen import Frozen
 from app.core.spec.reports import Failed, TrainerExit
-
-Change = Callable[[Session], object]
-"""A function of this module with its further arguments."""
 
 
 class MemberEnd(Frozen):
