@@ -161,7 +161,7 @@ THIRD_PARTY: Final[dict[str, frozenset[str]]] = {
         "typer": "app.cli",
         "rich": "app.cli",
         "yaml": "app.cli",
-        "httpx": "app.client app.cli app.local app.core.egress.client worker.training.rollouts",
+        "httpx": "app.client app.cli app.local app.core.egress.client worker.rollout_servers worker.training.rollouts",
         "aiohttp": "app.core.inference.engine_client",
         "httpcore": "app.core.egress.client",
         "cryptography": "app.core.secrets",

@@ -13,6 +13,7 @@ from app.core.jobs.outcomes import Ending
 from app.core.jobs.state_machine import StopRequest
 from app.core.settings import Settings
 from app.core.storage.blobs import BlobStore
+from worker import rollout_servers
 from worker.child_process import log_tail
 from worker.lease import LeaseKeeper
 from worker.process_control import Drain, ProcessControl
@@ -67,6 +68,7 @@ class AttemptRunner(ABC):
     def _leave(self) -> None:
         """Leave the machine as it was before the attempt, except for log and spec."""
         self._workspace.clear()
+        rollout_servers.wake_up(self._settings)
 
     def _log_tail(self) -> str:
         return self._redactor.redact(log_tail(self._workspace.log))

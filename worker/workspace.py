@@ -109,6 +109,7 @@ class Workspace:
             nodes=self._claim.nodes,
             node=self._claim.node,
             rollout_urls=settings.rollout_url,
+            rollout_shares_device=settings.rollout_shares_device,
             judge_url=settings.judge_url,
             allowed_private_hosts=settings.allowed_private_hosts,
             **teach(self.path, training),

@@ -165,6 +165,8 @@ class Settings(BaseSettings):
 
     Without one the trainer generates them. It reads the key of the servers from `GROUPTUNE_ROLLOUT_API_KEY` itself.
     """
+    rollout_shares_device: bool = False
+    """Whether these servers use this worker's own GPUs: they sleep while a trainer computes (docs/rollouts.md)."""
 
     serve_url: Annotated[tuple[BaseUrl, ...], NoDecode] = ()
     """Base URLs, separated by commas, of the engines that answer inference requests (docs/inference.md).
@@ -255,6 +257,14 @@ class Settings(BaseSettings):
         if isinstance(entries, list | tuple):
             PrivateHosts.parse(map(str, entries))
         return entries
+
+    @model_validator(mode="after")
+    def _check_shared_device(self) -> Self:
+        if self.rollout_shares_device and not self.rollout_url:
+            raise ValueError(
+                "GROUPTUNE_ROLLOUT_SHARES_DEVICE needs GROUPTUNE_ROLLOUT_URL, the servers that share this worker's GPUs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_store_keys(self) -> Self:

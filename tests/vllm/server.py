@@ -46,6 +46,7 @@ class VllmServer:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_SERVER_DEV_MODE": "1",  # --enable-sleep-mode is refused on a CPU
             "HF_HUB_OFFLINE": "1",
         }
         with self.log.open("ab") as log:

@@ -54,6 +54,18 @@ _Rows = Sequence[Sequence[_ScoredResponse]]
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """The answers of one rank's rows."""
+
+    starting: Sequence[Completion]
+    """The starting policy's, of the first rows only."""
+    greedy: Sequence[Completion] = ()
+    """Like `sampled`, empty without a grader."""
+    sampled: Sequence[Sequence[Completion]] = ()
+    """`pass_samples` for each row."""
+
+
+@dataclass(frozen=True)
 class _Share:
     """What one rank computes: one item per row of its share, in order; of starting answers, of the first rows only."""
 
@@ -124,7 +136,8 @@ class Evaluator:
         self.seed = seed
         self.token_budget = token_budget
         self.pairs = pairs
-        self._start: tuple[list[Completion], list[_ScoredResponse]] | None = None
+        self._starting_completions: list[Completion] | None = None
+        self._starting_before: list[_ScoredResponse] | None = None
 
     def evaluate(self, step: int) -> Evaluated:
         """Returns all values, by row too, and a few sample answers. The caller decides `best`.
@@ -132,8 +145,11 @@ class Evaluator:
         The ranks share the rows, and each returns the values of all rows. Raises `JobFailure` while the grader's server
         is unavailable, and `PeerLost`.
         """
+        prompts = self.ranks.share(self.prompts)
+        with self.sampler.awake(), self.policy.lockstep():
+            drawn = self._draw(prompts)
         with self.policy.lockstep():
-            own = self._evaluate(self.ranks.share(self.prompts))
+            own = self._evaluate(prompts, drawn)
         found = _Share.joined(self.ranks.gather(own))
         values = {
             "eval/loss": _mean_nll([response for row in found.demonstrations for response in row]),
@@ -158,13 +174,26 @@ class Evaluator:
         lines = tuple(prompt.line for prompt in self.prompts)
         return Evaluated(step=step, values=values, samples=tuple(samples), rows=RowResults(lines=lines, metrics=by_row))
 
-    def _evaluate(self, prompts: Sequence[Prompt]) -> _Share:
-        """Samples, scores and grades the answers to this rank's rows."""
-        starting_completions, starting_before = self._starting_answers()
-        completions = [row[0] for row in self._sample(prompts, 1, None)] if self.pool else []
+    def _draw(self, prompts: Sequence[Prompt]) -> _Drawn:
+        """Samples the answers to this rank's rows, all that an evaluation needs."""
+        if self._starting_completions is None:
+            # A resumed run samples them again and gets the same: they depend on the seed and the starting policy only.
+            with self.policy.starting():
+                rows = self._sample(self._starting_prompts, 1, self._generator(_STARTING_STREAM))
+            self._starting_completions = [row[0] for row in rows]
+        if self.pool is None:
+            return _Drawn(self._starting_completions)
+        greedy = [row[0] for row in self._sample(prompts, 1, None)]
+        count = self.wanted.pass_samples
+        sampled = self._sample(prompts, count, self._generator(_PASS_STREAM)) if count else []
+        return _Drawn(self._starting_completions, greedy, sampled)
+
+    def _evaluate(self, prompts: Sequence[Prompt], drawn: _Drawn) -> _Share:
+        """Scores and grades the answers to this rank's rows."""
+        starting_before = self._score_start(drawn.starting)
         demonstrations = [[_ScoredResponse(turn.context, turn.ids, 1.0) for turn in prompt.turns] for prompt in prompts]
-        answers = self._responses(prompts, completions)
-        starting = self._responses(prompts, starting_completions)
+        answers = self._responses(prompts, drawn.greedy)
+        starting = self._responses(prompts, drawn.starting)
         # Score all responses of a row in one pass, so that they share prefixes.
         rows = [list(turns) for turns in demonstrations]
         for responses in (answers, starting):
@@ -176,9 +205,9 @@ class Evaluator:
             share = replace(share, pairs=self.pairs.scores(self.policy, prompts))
         if self.pool is None:
             return share
-        grades = self._grade(self.pool, list(zip(prompts, completions, strict=True)))
-        passed = self._passed(self.pool, prompts)
-        return replace(share, answers=answers, completions=completions, grades=grades, passed=passed)
+        grades = self._grade(self.pool, list(zip(prompts, drawn.greedy, strict=True)))
+        passed = self._passed(self.pool, prompts, drawn.sampled)
+        return replace(share, answers=answers, completions=drawn.greedy, grades=grades, passed=passed)
 
     def _sample(self, prompts: Sequence[Prompt], count: int, random: torch.Generator | None) -> list[list[Completion]]:
         return self.sampler.sample([prompt.ids for prompt in prompts], count, self.sampling, random)
@@ -195,13 +224,14 @@ class Evaluator:
         ]
         return grade_answers(pool, self.prompts, answers, "held-out row")
 
-    def _passed(self, pool: GraderPool, prompts: Sequence[Prompt]) -> list[int]:
-        """Samples `pass_samples` answers to each prompt and returns how many pass."""
+    def _passed(
+        self, pool: GraderPool, prompts: Sequence[Prompt], sampled: Sequence[Sequence[Completion]]
+    ) -> list[int]:
+        """Returns how many of the sampled answers to each prompt pass, if there are any."""
         count = self.wanted.pass_samples
         if count == 0:
             return []
-        samples = self._sample(prompts, count, self._generator(_PASS_STREAM))
-        flat = [(prompt, completion) for prompt, row in zip(prompts, samples, strict=True) for completion in row]
+        flat = [(prompt, completion) for prompt, row in zip(prompts, sampled, strict=True) for completion in row]
         passes = [grade.passed for grade in self._grade(pool, flat)]
         return [sum(passes[start : start + count]) for start in range(0, len(passes), count)]
 
@@ -212,17 +242,19 @@ class Evaluator:
         ks = sorted({1 << power for power in range(count.bit_length())} | {count})
         return {f"eval/pass@{k}": [pass_at_k(count, number, k) for number in passed] for k in ks}
 
-    def _starting_answers(self) -> tuple[list[Completion], list[_ScoredResponse]]:
-        """Returns the starting policy's answers to this rank's share of the first prompts, also scored by it."""
-        if self._start is None:
-            prompts = self.ranks.share(self.prompts[:STARTING_SAMPLES])
-            # A resumed run samples them again and gets the same: they depend on the seed and the starting policy only.
+    @property
+    def _starting_prompts(self) -> list[Prompt]:
+        """This rank's share of the first prompts."""
+        return self.ranks.share(self.prompts[:STARTING_SAMPLES])
+
+    def _score_start(self, completions: Sequence[Completion]) -> list[_ScoredResponse]:
+        """Returns the starting policy's answers to the first prompts, scored by it."""
+        if self._starting_before is None:
             with self.policy.starting():
-                completions = [row[0] for row in self._sample(prompts, 1, self._generator(_STARTING_STREAM))]
-                scored = self._responses(prompts, completions)
+                scored = self._responses(self._starting_prompts, completions)
                 self._score([[response] for response in scored])
-            self._start = completions, scored
-        return self._start
+            self._starting_before = scored
+        return self._starting_before
 
     def _responses(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[_ScoredResponse]:
         """Returns the completions of the first of these prompts, to be scored."""

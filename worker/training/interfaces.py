@@ -1,6 +1,7 @@
 """Interfaces of the trainer loop: reporter, stop flag, rollout engine, source of teacher answers."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -40,6 +41,9 @@ class RolloutEngine(Protocol):
     @property
     def needs_cores(self) -> bool:
         """Whether sampling keeps this machine's CPU busy."""
+
+    def awake(self) -> AbstractContextManager[None]:
+        """Returns a block in which `sample` can be called. All ranks must enter it, and compute little inside it."""
 
     def sample(
         self,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,7 @@ from app.core.retry import RetryPolicy
 from app.core.spec.job import GroupMethod, JobSpec, Lora, MethodType, PreferenceMethod, TrainerSpec
 from app.core.spec.plan import TOKEN_BUDGET
 from app.core.spec.reports import Failed, Message, Report, TrainerExit, TrainingPath
-from app.core.spec.subprocess_environment import JUDGE_API_KEY, ROLLOUT_API_KEY, SIGNING_SECRET
+from app.core.spec.subprocess_environment import JUDGE_API_KEY, SIGNING_SECRET
 from worker.training import run_log
 from worker.training.batching import DataOrder
 from worker.training.best_adapter import BestAdapter
@@ -44,9 +44,7 @@ from worker.training.policy_loss import PolicyLoss
 from worker.training.preference import PairLoss
 from worker.training.process_group import joined, own_rank
 from worker.training.reference import TEST, Reference
-from worker.training.rollouts.sampler import Sampler
-from worker.training.rollouts.vllm_client import VllmClient
-from worker.training.rollouts.vllm_sampler import serving
+from worker.training.rollouts.engine import open_engine, vacate_devices
 from worker.training.sharding import report_sharding
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
@@ -117,6 +115,7 @@ def _train(
     if spec.grades_demonstrations:
         outside = _outside(trainer_spec, retry_policy)
         prompts, rows["rows"] = passing(trainer_spec, prompts, rows["rows"], outside, ranks, report, stop)
+    vacate_devices(trainer_spec, ranks, stop, retry_policy)
     start = Path(trainer_spec.adapter_path) if trainer_spec.adapter_path else None
     wanted = spec.hyperparameters
     started = time.monotonic()
@@ -151,7 +150,7 @@ def _train(
     pairs = HeldOutPairs(pair_loss, reference, updater.token_budget) if pair_loss and reference else None
     order = DataOrder(prompts, plan.batch_size, plan.n_epochs, spec.seed)
     with (
-        _sampler(trainer_spec, policy, tokenizer, ranks, run_dir, stop, retry_policy) as sampler,
+        open_engine(trainer_spec, policy, tokenizer, ranks, run_dir, stop, retry_policy) as sampler,
         GraderPool(spec.settings.grader, _outside(trainer_spec, retry_policy))
         if spec.settings.grader
         else nullcontext() as pool,
@@ -230,32 +229,6 @@ def _outside(trainer_spec: TrainerSpec, retry_policy: RetryPolicy | None) -> Ext
         judge_api_key=os.environ.get(JUDGE_API_KEY),
         allowed_private_hosts=trainer_spec.allowed_private_hosts,
         signing_secret=os.environ.get(SIGNING_SECRET),
-    )
-
-
-def _sampler(
-    trainer_spec: TrainerSpec,
-    policy: Policy,
-    tokenizer: ChatTokenizer,
-    ranks: Ranks,
-    run_dir: Path,
-    stop: StopFlag,
-    retry_policy: RetryPolicy | None,
-) -> AbstractContextManager[RolloutEngine]:
-    """Returns the rollout servers for jobs that train on rollouts, else the in-process sampler, used for evaluation."""
-    if not trainer_spec.rollout_urls or trainer_spec.spec.group.self_ == 0:
-        return nullcontext(Sampler(policy, tokenizer.end_ids, tokenizer.pad_id))
-    key, urls = os.environ.get(ROLLOUT_API_KEY), trainer_spec.rollout_urls
-    # Each rank begins with another server: with few prompts a rank does not use all of them.
-    start = ranks.rank % len(urls)
-    return serving(
-        policy,
-        tokenizer.end_ids,
-        [VllmClient(url, key, stop, retry_policy=retry_policy) for url in urls[start:] + urls[:start]],
-        base_name=Path(trainer_spec.base_model_dir).name,
-        # Each rank loads its own adapter on the servers, so that no rank waits for another.
-        run_name=f"{trainer_spec.job_id}-a{trainer_spec.attempt}-r{ranks.rank}",
-        directory=run_dir / "rollouts",
     )
 
 

@@ -144,7 +144,7 @@ class Trainer:
         # Rollouts and rewards: one group per prompt, of its demonstration, teacher answers and samples from the current
         # policy. A_k = (R_k - mean R) / (std R + eps) within the group; A = 1 for supervised and dft.
         prompts = self._prompts(step)
-        with self.policy.lockstep():
+        with self.sampler.awake(), self.policy.lockstep():
             groups, rollout_seconds = self._graded_groups(step, prompts)
             discarded, more_seconds = self._resample(step, groups)
         rollout_seconds += more_seconds

@@ -276,8 +276,7 @@ class JobSpec(Frozen):
     typed_form: bool = False
     """The client sent a gft job as method `reinforcement` plus the extra field `gft`; responses use the same form."""
     lora_resolved: bool = False
-    """`lora` holds the settings of the adapter that the job starts from, and they must agree with its files. False for
-    a job without such an adapter, and for jobs that earlier versions stored."""
+    """Whether `lora` holds the settings of the adapter that the job starts from, which must agree with its files."""
 
     @field_validator("settings", mode="before")
     @classmethod
@@ -364,8 +363,7 @@ class TrainerSpec(Frozen):
     validation_path: str | None
     test_path: str | None = None
     rows: dict[str, Any] = Field(default_factory=dict)
-    """The use of the files' rows as counted before this attempt, in the form of `Started.rows`: the job's events
-    have it."""
+    """The use of the files' rows as earlier attempts have counted and reported it, in the form of `Started.rows`."""
     demonstrations: GradedDemonstrations | None = None
     """The grades of earlier attempts: no demonstration is graded twice, and all attempts train the same rows."""
     rejected_lines: tuple[int, ...] = ()
@@ -384,6 +382,8 @@ class TrainerSpec(Frozen):
     """The number of this worker among them; worker 0 reports."""
     rollout_urls: tuple[str, ...] = ()
     """URLs of the vLLM servers that sample rollouts together; without one they are sampled in the trainer."""
+    rollout_shares_device: bool = False
+    """Whether these servers use this worker's devices: they sleep while the trainer computes."""
     judge_url: str | None = None
     """URL of the server that runs judge models."""
     allowed_private_hosts: tuple[str, ...] = ()

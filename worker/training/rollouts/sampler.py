@@ -6,7 +6,7 @@ batch, and the output head is applied to the last position only. The random numb
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -64,6 +64,9 @@ class Sampler:
     @property
     def needs_cores(self) -> bool:
         return self.policy.device.type == "cpu"
+
+    def awake(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @torch.no_grad()
     def sample(

@@ -7,7 +7,7 @@ import threading
 from typing import Any, Final, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.core.retry import RetryPolicy, is_retryable_status, retry, retry_after_seconds
 from app.core.spec.reports import TrainerExit
@@ -20,19 +20,29 @@ ANSWER_SECONDS: Final = 600.0
 """Long, because a request may wait behind those of other jobs."""
 CONNECT_SECONDS: Final = 10.0
 CONCURRENT_REQUESTS: Final = 128
+SLEEP_SECONDS: Final = 300.0
+"""For a change between awake and asleep, which copies the base model's weights between the GPU and the machine."""
 
 _PERMANENT: Final = frozenset({501})
 """Server errors that a retry cannot fix: vLLM returns them for features that are not enabled."""
-_MODELS: Final = "models"
-_LOAD: Final = "load_lora_adapter"
-_UNLOAD: Final = "unload_lora_adapter"
-_COMPLETE: Final = "completions"
+_MODELS: Final = "v1/models"
+_LOAD: Final = "v1/load_lora_adapter"
+_UNLOAD: Final = "v1/unload_lora_adapter"
+_COMPLETE: Final = "v1/completions"
+_CONFIGURATION: Final = "server_info?config_format=json"
+_SLEEP: Final = "sleep?level=1"
+_WAKE: Final = "wake_up"
+_IS_SLEEPING: Final = "is_sleeping"
+_SLEEP_ADVICE: Final = (
+    "Start it with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode, or unset GROUPTUNE_ROLLOUT_SHARES_DEVICE."
+)
 _ADVICE: Final = {
     _MODELS: "Check GROUPTUNE_ROLLOUT_URL and GROUPTUNE_ROLLOUT_API_KEY.",
     _LOAD: "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least "
     "hyperparameters.lora.r, --enable-mixed-moe-lora-format for a mixture of experts, and the worker's state "
     "directory mounted at the same path.",
     _COMPLETE: "Its --max-model-len must hold the longest prompt plus sampling.max_tokens.",
+    **dict.fromkeys((_CONFIGURATION, _SLEEP, _WAKE, _IS_SLEEPING), _SLEEP_ADVICE),
 }
 
 
@@ -72,6 +82,22 @@ class _ModelList(BaseModel):
     data: list[ServedModel]
 
 
+class _ModelConfiguration(BaseModel):
+    enable_sleep_mode: bool
+
+
+class _VllmConfiguration(BaseModel):
+    model_config_: _ModelConfiguration = Field(alias="model_config")
+
+
+class _Configuration(BaseModel):
+    vllm_config: _VllmConfiguration
+
+
+class _State(BaseModel):
+    is_sleeping: bool
+
+
 _Response = TypeVar("_Response", bound=BaseModel)
 
 
@@ -102,13 +128,13 @@ class VllmClient:
     ) -> None:
         """Once `stop` is set, failed requests are not retried any more; `retry_policy` replaces `RETRY_POLICY`."""
         self._retry_policy = retry_policy or RETRY_POLICY
+        self._answer_seconds = answer_seconds
         self._connect_seconds = connect_seconds
         self._stop = stop or threading.Event()
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.Client(
-            base_url=f"{self.url}/v1/",
+            base_url=f"{self.url}/",
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(answer_seconds, connect=connect_seconds, pool=None),
             limits=httpx.Limits(max_connections=CONCURRENT_REQUESTS),
             trust_env=False,  # the operator named this server; a proxy from the environment may not reach it
         )
@@ -151,6 +177,28 @@ class VllmClient:
         """Returns the completions of one prompt."""
         return self._parse(CompletionResponse, self._request(_COMPLETE, request))
 
+    def check_can_sleep(self) -> None:
+        """Raises `JobFailure` if the server was started without sleep mode: it would ignore requests to sleep."""
+        found = self._parse(_Configuration, self._request(_CONFIGURATION))
+        if not found.vllm_config.model_config_.enable_sleep_mode:
+            raise self.unfit(f"it cannot free its device, because sleep mode is off. {_SLEEP_ADVICE}")
+
+    def sleep(self) -> None:
+        """Frees the server's device: its weights move to the machine's memory, its KV cache is discarded.
+
+        Aborts requests that it still computes. Changes nothing if the server is asleep.
+        """
+        self._change(_SLEEP, is_sleeping=True)
+
+    def wake_up(self) -> None:
+        """Moves the server's weights back to its device. Changes nothing if the server is awake."""
+        self._change(_WAKE, is_sleeping=False)
+
+    def _change(self, path: str, *, is_sleeping: bool) -> None:
+        self._request(path, {}, answer_seconds=SLEEP_SECONDS)
+        if self._parse(_State, self._request(_IS_SLEEPING)).is_sleeping is not is_sleeping:
+            raise self.unfit(f"it is {'awake' if is_sleeping else 'asleep'} after {path.partition('?')[0]}")
+
     def unfit(self, reason: str) -> JobFailure:
         """Returns the failure for a server that behaves differently from what rollouts need."""
         return JobFailure(
@@ -166,13 +214,19 @@ class VllmClient:
         )
 
     def _request(
-        self, path: str, body: dict[str, Any] | None = None, permanent: frozenset[int] = _PERMANENT
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        permanent: frozenset[int] = _PERMANENT,
+        answer_seconds: float | None = None,
     ) -> httpx.Response:
         """Returns the 2xx response; transient failures are retried until the run is stopped."""
+        seconds = self._answer_seconds if answer_seconds is None else min(answer_seconds, self._answer_seconds)
+        timeout = httpx.Timeout(seconds, connect=self._connect_seconds, pool=None)
 
         def attempt() -> httpx.Response:
             try:
-                response = self._http.request("GET" if body is None else "POST", path, json=body)
+                response = self._http.request("GET" if body is None else "POST", path, json=body, timeout=timeout)
             except httpx.RequestError as error:
                 raise _TransientFailure(f"{type(error).__name__}: {error}") from error
             if response.is_success:

@@ -20,6 +20,7 @@ from app.core.spec.reports import TrainerExit
 from worker.training.export import save_adapter
 from worker.training.interfaces import CompletionCallback
 from worker.training.model import Policy
+from worker.training.rollouts.shared_device import SharedDevice
 from worker.training.rollouts.vllm_client import CONCURRENT_REQUESTS, CompletionChoice, VllmClient
 from worker.training.types import Completion, JobFailure
 
@@ -38,16 +39,20 @@ def serving(
     base_name: str,
     run_name: str,
     directory: Path,
+    device: SharedDevice | None = None,
 ) -> Iterator["VllmSampler"]:
     """Checks the servers and yields a sampler. Unloads the sampler's adapters at the end of the block.
 
     `run_name` must be unique over jobs, attempts and ranks. The servers must see `directory` under the same path.
+    With `device`, they sleep outside of `awake`.
     Raises `JobFailure` if a server cannot serve this policy.
     """
     with ExitStack() as connections:
         for client in clients:
             _check(policy, connections.enter_context(client), base_name)
-        sampler = VllmSampler(policy, end_ids, clients, base_name=base_name, run_name=run_name, directory=directory)
+        sampler = VllmSampler(
+            policy, end_ids, clients, base_name=base_name, run_name=run_name, directory=directory, device=device
+        )
         try:
             yield sampler
         finally:
@@ -89,6 +94,7 @@ class VllmSampler:
         base_name: str,
         run_name: str,
         directory: Path,
+        device: SharedDevice | None = None,
     ) -> None:
         self.policy = policy
         self.end_ids = frozenset(end_ids)
@@ -96,11 +102,29 @@ class VllmSampler:
         self._base_name = base_name
         self._run_name = run_name
         self._directory = directory
+        self._device = device
+        self._is_awake = device is None
         self._loaded: list[tuple[VllmClient, str]] = []
+        self._current = ""
+        """The name of the adapter that all servers have loaded since they woke up."""
 
     @property
     def needs_cores(self) -> bool:
         return False
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Keeps servers on the trainer's devices awake for the block. Raises `JobFailure` and `PeerLost`."""
+        if self._device is None:
+            yield
+            return
+        self._device.wake_up()
+        self._is_awake = True
+        yield
+        # No adapter outlives a sleep: not all servers restore adapters (vLLM issue 53888).
+        self.unload()
+        self._is_awake, self._current = False, ""
+        self._device.sleep()
 
     def sample(
         self,
@@ -114,6 +138,8 @@ class VllmSampler:
 
         The same state of `random` gives the same seeds. Raises `JobFailure` if a server fails.
         """
+        if not self._is_awake:
+            raise RuntimeError("a completion was requested outside of `awake`, while the servers sleep")
         if not prompts:
             return []
         model = self._base_name if self.policy.is_base else self._adapter()
@@ -136,7 +162,7 @@ class VllmSampler:
         """Loads the policy's current adapter on all servers if needed, and returns its name there."""
         version = "start" if self.policy.is_start else f"v{self.policy.version}"
         name = f"{NAME_PREFIX}{self._run_name}-{version}"
-        if len([loaded for _, loaded in self._loaded if loaded == name]) < len(self._clients):
+        if name != self._current:
             self.unload()
             path = save_adapter(self._directory / name, self.policy, self._base_name)
             # Before the requests: one may succeed even if its response is lost.
@@ -144,6 +170,7 @@ class VllmSampler:
             self._loaded += [(client, name) for client in self._clients]
             with ThreadPoolExecutor(len(self._clients), "adapter") as threads:
                 list(threads.map(lambda client: client.load(name, str(path)), self._clients))
+            self._current = name
         return name
 
     def unload(self) -> None:

@@ -197,6 +197,41 @@ def test_too_short_context_is_reported(server: VllmServer, rollouts: Rollouts) -
     assert "maximum context length is 5 tokens. Its --max-model-len" in str(failure)
 
 
+def test_sleeping_server_frees_its_device(server: VllmServer) -> None:
+    server.dev_mode = server.sleep_mode = True
+    with VllmClient(server.url, None, retry_policy=SOON) as client:
+        client.check_can_sleep()
+        for _ in range(2):  # the first response is lost
+            server.lost = 1
+            client.sleep()
+            assert not server.awake.is_set()
+        client.wake_up()
+        assert server.awake.is_set()
+    assert server.changes == ["/sleep?level=1"] * 4 + ["/wake_up"]
+
+
+def test_server_that_cannot_sleep_names_its_flags(server: VllmServer) -> None:
+    with VllmClient(server.url, None, retry_policy=SOON) as client:
+        with pytest.raises(
+            JobFailure, match=r"returned 404: Not Found\. Start it with VLLM_SERVER_DEV_MODE=1"
+        ) as caught:
+            client.check_can_sleep()
+        assert (caught.value.exit_code, caught.value.code) == (FAILS, "rollout_server_refused")
+        server.dev_mode = True
+        with pytest.raises(JobFailure, match=r"sleep mode is off\. Start it with .* --enable-sleep-mode") as caught:
+            client.check_can_sleep()
+        assert (caught.value.exit_code, caught.value.code) == (FAILS, "rollout_server_unfit")
+    assert server.changes == []
+
+
+def test_server_that_stays_awake_is_unfit(server: VllmServer) -> None:
+    server.answers.append((200, ""))
+    server.dev_mode = True
+    with VllmClient(server.url, None) as client, pytest.raises(JobFailure, match="it is awake after sleep") as caught:
+        client.sleep()
+    assert caught.value.code == "rollout_server_unfit"
+
+
 def test_server_without_token_ids_is_rejected(server: VllmServer, rollouts: Rollouts) -> None:
     server.hidden = ("token_ids", "prompt_token_ids")
     failure = rollouts.failure(server.url)

@@ -3,17 +3,19 @@
 import dataclasses
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from app.core.retry import RetryPolicy
 from app.core.spec.reports import Evaluated, Failed, Finished, Groups, Metrics, Report, Source, TrainerExit
 from tests import tiny_model
 from tests.worker.training.rollouts.vllm_server import VllmServer
 from tests.worker.training.runs import STEPS, Job, messages, of_kind, read_until, trainer_process
-from tests.worker.training.test_distributed import two
 
 GAP = "sampling/sampling_logp_difference/max"
 WEIGHT = "sampling/importance_sampling_ratio/mean"
@@ -113,12 +115,85 @@ def test_lost_server_is_dependency_down(job: Job, server: VllmServer) -> None:
     assert server.requests == []
 
 
+@contextmanager
+def noted_passes(server: VllmServer) -> Iterator[set[str]]:
+    """Collect the states of the server during the forward passes of this thread's trainer."""
+    own, found = threading.get_ident(), set[str]()
+
+    def note(*_: object) -> None:
+        if threading.get_ident() == own:  # the server computes in threads of its own
+            found.add("awake" if server.awake.is_set() else "asleep")
+
+    handle = register_module_forward_pre_hook(note)
+    yield found
+    handle.remove()
+
+
+def sleeping(job: Job, server: VllmServer) -> Job:
+    """Return the job with the server on the trainer's device."""
+    server.dev_mode = server.sleep_mode = True
+    return dataclasses.replace(job, trainer={"rollout_shares_device": True})
+
+
+def check_changes(changes: list[str], ranks: int = 1) -> None:
+    """Check that the server sleeps first and last, and that no adapter of any rank outlives a sleep."""
+    assert changes[0] == changes[-1] == "/sleep?level=1"
+    loaded: set[str] = set()
+    for change in changes:
+        action, _, name = change.partition(" ")
+        if action == "load":
+            loaded.add(name)
+        elif action == "unload":
+            loaded.remove(name)
+        else:
+            assert loaded == set(), changes
+    assert changes.count("/wake_up") == changes.count("/sleep?level=1") - 1
+    assert sum(change.startswith("load") for change in changes) >= ranks * changes.count("/wake_up")
+
+
+@pytest.mark.slow
+def test_server_on_the_trainers_device_sleeps_in_between(job: Job, server: VllmServer) -> None:
+    with noted_passes(server) as states:
+        code, reports = sleeping(job, server).run(n_epochs=1)
+    assert code is TrainerExit.succeeded
+    assert messages(reports) == []
+    assert states == {"asleep"}
+    assert not server.awake.is_set()  # the worker wakes it
+    check_changes(server.changes)
+    steps = STEPS // 2
+    assert versions(reports) == {step: {step - 1} for step in range(1, steps + 1)}
+    assert list(dict.fromkeys(server.names)) == names(0, steps)
+    assert server.adapters == {}
+
+
+def test_server_that_cannot_sleep_fails_the_job_first(job: Job, server: VllmServer) -> None:
+    code, reports = dataclasses.replace(job, trainer={"rollout_shares_device": True}).run()
+    assert code is TrainerExit.bad_config
+    [failed] = reports
+    assert isinstance(failed, Failed)
+    assert failed.message.endswith(
+        "Start it with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode, or unset GROUPTUNE_ROLLOUT_SHARES_DEVICE."
+    )
+
+
+def test_server_sleeps_for_jobs_that_do_not_sample(job: Job, server: VllmServer) -> None:
+    supervised = dataclasses.replace(sleeping(job, server), method="supervised")
+    with noted_passes(server) as states:
+        assert supervised.run(stopped=True)[0] is TrainerExit.stopped
+    assert states == {"asleep"}
+    assert server.changes == ["/sleep?level=1"]
+
+
 @pytest.mark.slow
 def test_each_rank_has_its_own_adapter(job: Job, server: VllmServer) -> None:
+    """Two ranks share the device with the server, which sleeps only while neither samples."""
+    job = sleeping(job, server)
+    job = dataclasses.replace(job, trainer={**job.trainer, "processes": 2})
     job.write()
-    with trainer_process(two(job)) as process:
+    with trainer_process(job) as process:
         process.output(240)
     assert process.returncode == TrainerExit.succeeded, (job.run_dir / "trainer.log").read_text()
-    assert [name for name in server.names if "-r0-" in name] == names(0, STEPS)
-    assert [name for name in server.names if "-r1-" in name] == names(1, STEPS)  # the ranks share the last evaluation
+    for rank in range(2):  # the ranks share the last evaluation
+        assert list(dict.fromkeys(name for name in server.names if f"-r{rank}-" in name)) == names(rank, STEPS)
+    check_changes(server.changes, ranks=2)
     assert server.adapters == {}

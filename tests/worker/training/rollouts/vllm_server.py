@@ -2,7 +2,8 @@
 
 It shares no code with the trainer. Shapes, statuses and quirks are those of vLLM 0.33: missing parameters come from the
 server's defaults, the samples of one request have consecutive seeds, log-probs are computed after temperature and
-top-p, and an adapter name cannot be loaded twice. Attributes inject faults.
+top-p, an adapter name cannot be loaded twice, and a server that sleeps answers no completion until it wakes up.
+Attributes inject faults.
 """
 
 import json
@@ -35,6 +36,10 @@ class VllmServer:
     max_lora_rank: int = 64
     runtime_lora: bool = True
     max_model_len: int = 512
+    dev_mode: bool = False
+    """VLLM_SERVER_DEV_MODE: has the endpoints of sleep mode."""
+    sleep_mode: bool = False
+    """--enable-sleep-mode. Without it, a server that sleeps keeps its memory."""
 
     stale: bool = False
     """Serves the first loaded adapter under every name."""
@@ -55,9 +60,13 @@ class VllmServer:
     """Path and model of the adapters that are loaded now."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the completion requests."""
+    changes: list[str] = field(default_factory=list)
+    """Requests to sleep or wake up, and adapters loaded and unloaded, in order."""
+    awake: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
         self._base = self._load()
+        self.awake.set()
         self._newest: Any = None
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
@@ -71,6 +80,7 @@ class VllmServer:
     def __exit__(self, *_: object) -> None:
         if self.silent is not None:
             self.silent.set()
+        self.awake.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -81,6 +91,10 @@ class VllmServer:
             return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
     def get(self, path: str) -> Answer:
+        if self.dev_mode and path == "/is_sleeping":
+            return 200, {"is_sleeping": not self.awake.is_set()}
+        if self.dev_mode and path == "/server_info?config_format=json":
+            return 200, {"vllm_config": {"model_config": {"enable_sleep_mode": self.sleep_mode}}}
         if path != "/v1/models":
             return _error(404, "Not Found")
         cards = [{"id": self.name, "root": str(self.directory), "parent": None}]
@@ -101,13 +115,19 @@ class VllmServer:
     def _do(self, path: str, body: dict[str, Any]) -> Answer:
         if path == "/v1/completions":
             self.requests.append(body)
+            self.awake.wait(60)
             return self._complete(body)
+        if self.dev_mode and path in ("/sleep?level=1", "/wake_up"):
+            self.changes.append(path)
+            (self.awake.set if path == "/wake_up" else self.awake.clear)()
+            return 200, ""
         if not self.runtime_lora or path not in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
             return _error(404, "Not Found")
         name = body["lora_name"]
         with self._lock:
             if path == "/v1/load_lora_adapter":
                 return self._load_adapter(name, body["lora_path"])
+            self.changes.append(f"unload {name}")
             if self.adapters.pop(name, None) is None:
                 return _error(404, f"The lora adapter '{name}' cannot be found.")
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
@@ -119,6 +139,7 @@ class VllmServer:
         if config["r"] > self.max_lora_rank:
             return _error(500, f"LoRA rank {config['r']} is greater than max_lora_rank {self.max_lora_rank}.")
         self.names.append(name)
+        self.changes.append(f"load {name}")
         if not self.stale or self._newest is None:
             self._newest = self._load(path)
         self.adapters[name] = path, self._newest
