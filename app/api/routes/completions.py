@@ -98,10 +98,11 @@ async def create_completion(
 
 def _prepare(model: LoadedModel, body: CreateCompletion) -> _Work:
     """Tokenize the prompts. Raises as `read_prompts`, `check_bias` and `room`."""
-    sampling, prompts = body.sampling(), read_prompts(body.prompt, model.tokenizer)
+    limit = model.served.base.context_length
+    sampling, prompts = body.sampling(), read_prompts(body.prompt, model.tokenizer, limit)
     check_bias(model.tokenizer, sampling)
     for prompt in prompts:
-        room(model.served.base.context_length, len(prompt.ids), sampling.max_tokens, param="prompt")
+        room(limit, len(prompt.ids), sampling.max_tokens, param="prompt")
     return _Work(model.served, model.tokenizer, prompts, sampling, bool(body.echo))
 
 

@@ -6,7 +6,7 @@ The trainer, the validation of rows and file previews share this tokenizer, so a
 import json
 import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -25,6 +25,7 @@ from app.core.deadline import check_deadline
 from app.core.errors import InvalidRequest
 from app.core.spec.answers import ParsedAnswer
 
+Tools = Sequence[dict[str, Any]] | None
 TOKENIZER_FILE: Final = "tokenizer.json"
 SHORT_TEXT: Final = 4_096
 """Longer texts are tokenised while other threads run."""
@@ -131,19 +132,20 @@ class ChatTokenizer:
         other.templates = self.templates.using(variables, now)
         return other
 
-    def prompt(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> RenderedPrompt:
+    def prompt(
+        self, messages: list[dict[str, Any]], tools: Tools = None, check: Callable[[str], None] = lambda _: None
+    ) -> RenderedPrompt:
         """Render the chat up to and including the generation prompt. Only the template adds special tokens.
 
-        Raises `TemplateRefused`.
+        `check` may refuse the text before it is tokenised. Raises `TemplateRefused`.
         """
         given = list(tools or ()) or None
         text = self.templates.render(messages, given, for_answer=True)
+        check(text)
         encoding = self._encode(text)
         return RenderedPrompt(messages, given, text, self._shared(encoding.ids), encoding.offsets)
 
-    def prompt_ids(
-        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
-    ) -> tuple[int, ...]:
+    def prompt_ids(self, messages: list[dict[str, Any]], tools: Tools = None) -> tuple[int, ...]:
         """Return the ids of `prompt`. Raises `TemplateRefused`."""
         return self.prompt(messages, tools).ids
 
@@ -185,7 +187,7 @@ class ChatTokenizer:
         """Return the parts of an answer that the model wrote; `tools` are those of its prompt."""
         return self.answer_format.parse(self.text(ids), tools)
 
-    def parts(self, message: dict[str, Any], tools: Sequence[dict[str, Any]] | None = None) -> ParsedAnswer:
+    def parts(self, message: dict[str, Any], tools: Tools = None) -> ParsedAnswer:
         """Return the parts of an assistant message, also if it has thoughts or calls in its text, as models write them.
 
         So graders read written answers as they read the model's own.

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from app.core.chat.answer_stream import AnswerStream
 from app.core.chat.templates import TemplateRefused
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
-from app.core.inference.context import room
+from app.core.inference.context import check_beginning, room
 from app.core.inference.errors import EngineRefused
 from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules, structured_outputs, uncompiled_schema
@@ -64,7 +65,8 @@ def prepare(tokenizer: ChatTokenizer, limit: int | None, question: ChatQuestion)
     # A model that must not call tools does not see them.
     tools = () if question.calls.mode == CallMode.none else question.calls.allowed
     try:
-        prompt = tokenizer.prompt(list(question.messages), tools)
+        check = partial(check_beginning, tokenizer, limit, "messages")
+        prompt = tokenizer.prompt(list(question.messages), tools, check)
     except TemplateRefused as refused:
         message = f"{refused.message[0].upper()}{refused.message[1:]}."
         raise InvalidRequest(message, param="messages", code=refused.code) from None

@@ -2,16 +2,28 @@
 
 from typing import Final
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
 
 UNKNOWN_LIMIT: Final = 1 << 20
 """For a model whose config states no limit; its engine has the last word."""
+_READ_AHEAD: Final = 16
+"""Characters for each token of the context that are tokenised first. Few texts have longer tokens on average."""
 
 
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and completion are longer than the model's context."""
 
     code = "context_length_exceeded"
+
+
+def check_beginning(tokenizer: ChatTokenizer, limit: int | None, param: str, text: str) -> None:
+    """Raises `ContextLengthExceeded` if the beginning of a text is too long: tokenising megabytes takes a minute."""
+    if limit is None or len(text) <= _READ_AHEAD * limit:
+        return
+    tokens = tokenizer.size(text[: _READ_AHEAD * limit]) - 1  # the last one may be a part of a longer token
+    if tokens >= limit:
+        raise _too_long(limit, f"at least {tokens}", param)
 
 
 def room(limit: int | None, prompt_tokens: int, max_tokens: int | None, *, param: str) -> int:
@@ -22,11 +34,7 @@ def room(limit: int | None, prompt_tokens: int, max_tokens: int | None, *, param
     """
     context = limit or UNKNOWN_LIMIT
     if prompt_tokens >= context:
-        raise ContextLengthExceeded(
-            f"This model's maximum context length is {context} tokens. However, your {param} resulted in "
-            f"{prompt_tokens} tokens. Please reduce the length of the {param}.",
-            param=param,
-        )
+        raise _too_long(context, str(prompt_tokens), param)
     if max_tokens is not None and prompt_tokens + max_tokens > context:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {context} tokens. However, you requested "
@@ -35,3 +43,11 @@ def room(limit: int | None, prompt_tokens: int, max_tokens: int | None, *, param
             param=param,
         )
     return context - prompt_tokens if max_tokens is None else max_tokens
+
+
+def _too_long(context: int, tokens: str, param: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {context} tokens. However, your {param} resulted in "
+        f"{tokens} tokens. Please reduce the length of the {param}.",
+        param=param,
+    )

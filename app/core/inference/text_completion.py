@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from app.core.chat.token_bytes import TokenBytes
 from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
+from app.core.inference.context import check_beginning
 from app.core.inference.engine_answers import TokenLogprob
 
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
@@ -19,19 +20,21 @@ class TextPrompt(NamedTuple):
     text: str
 
 
-def read_prompts(prompt: str | Sequence[Any], tokenizer: ChatTokenizer) -> list[TextPrompt]:
+def read_prompts(prompt: str | Sequence[Any], tokenizer: ChatTokenizer, limit: int | None) -> list[TextPrompt]:
     """Return the prompts in a request's `prompt`: a text, token ids, or a list of either.
 
-    Texts get the special tokens that the tokenizer itself adds, such as BOS. Raises `InvalidRequest` for an empty
-    prompt and for an unknown token id.
+    Texts get the special tokens that the tokenizer itself adds, such as BOS. `limit` is the number of tokens in the
+    model's context, if it is known. Raises `InvalidRequest` for an empty prompt and for an unknown token id, and
+    `ContextLengthExceeded` for a text whose beginning is already too long.
     """
     if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
-        return [_read(prompt, tokenizer, "prompt")]
-    return [_read(one, tokenizer, f"prompt.{index}") for index, one in enumerate(prompt)]
+        return [_read(prompt, tokenizer, limit, "prompt")]
+    return [_read(one, tokenizer, limit, f"prompt.{index}") for index, one in enumerate(prompt)]
 
 
-def _read(prompt: str | Sequence[int], tokenizer: ChatTokenizer, param: str) -> TextPrompt:
+def _read(prompt: str | Sequence[int], tokenizer: ChatTokenizer, limit: int | None, param: str) -> TextPrompt:
     if isinstance(prompt, str):
+        check_beginning(tokenizer, limit, "prompt", prompt)
         read = TextPrompt(tokenizer.text_ids(prompt), prompt)
     else:
         unknown = next((token for token in prompt if tokenizer.backend.id_to_token(token) is None), None)

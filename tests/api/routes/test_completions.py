@@ -135,6 +135,7 @@ def test_stop_text_ends_a_completion(client: OpenAI) -> None:
         ({"prompt": {"text": "a"}}, "prompt", "invalid_request"),
         ({"prompt": "a", "stop": ""}, "stop", "invalid_request"),
         ({"prompt": "a" * 600}, "prompt", "context_length_exceeded"),
+        ({"prompt": "a" * 60_000}, "prompt", "context_length_exceeded"),
         ({"prompt": "a", "max_tokens": 600}, "prompt", "context_length_exceeded"),
         ({"prompt": "a", "best_of": 2}, "best_of", "invalid_request"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens", "invalid_request"),

@@ -1,5 +1,6 @@
 """Chats become requests to an engine."""
 
+import re
 from typing import Any
 
 import pytest
@@ -115,6 +116,21 @@ def test_request_has_the_prompt_of_training() -> None:
 def test_tokens_default_to_what_is_left() -> None:
     prepared = prepare(chat_templates.tokenizer(CHATML), 100, question())
     assert prepared.body["max_tokens"] == 100 - prepared.prompt_tokens
+
+
+def test_long_text_is_refused_by_its_beginning() -> None:
+    tokenizer = chat_templates.tokenizer(CHATML)
+    fitting = prepare(tokenizer, None, question()).prompt_tokens + 1
+    long = "2 + 2 = 4, " * 100_000
+    with pytest.raises(InvalidRequest) as found:
+        prepare(tokenizer, fitting, question({"role": "user", "content": long}))
+    said = re.search(rf"length is {fitting} tokens.* resulted in at least (\d+) tokens", found.value.message)
+    assert said is not None
+    assert fitting <= int(said[1]) < 16 * fitting
+    for limit in (fitting, None):
+        assert prepare(tokenizer, limit, question()).prompt_tokens == fitting - 1
+    whole = question({"role": "user", "content": long[:1_000]})
+    assert prepare(tokenizer, 2_000, whole).prompt_tokens > 100
 
 
 def test_context_errors_have_both_numbers() -> None:
