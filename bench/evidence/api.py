@@ -27,7 +27,7 @@ RETRIES: Final = 20
 """The service refuses some grading requests while as many run as it allows. The SDK waits and sends them again."""
 GRADED_AT_ONCE: Final = 4
 FILE_SECONDS: Final = 120.0
-ANSWER_SECONDS: Final = 600.0
+POLL_SECONDS: Final = 0.5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -131,6 +131,34 @@ class Service:
             return [choice.message.content or "" for choice in done.choices]
 
         return _together(ask, range(len(rows)))
+
+    def evaluate(self, model: str, rows: Sequence[Row], grader: dict[str, Any], *, max_tokens: int) -> list[bool]:
+        """Return whether the model's greedy answer to each row passes: a run of an eval, which is deleted afterwards.
+
+        Raises `EvidenceError` if an answer could not be sampled or graded.
+        """
+        fields = {name: {} for item in rows for name in item}
+        config: Any = {"type": "custom", "item_schema": {"type": "object", "properties": fields}}
+        criterion: Any = grader
+        made = self.sdk.evals.create(data_source_config=config, testing_criteria=[criterion])
+        try:
+            source: Any = {
+                "type": "completions",
+                "model": model,
+                "source": {"type": "file_id", "id": self.upload(rows)},
+                "sampling_params": {"temperature": 0, "max_completion_tokens": max_tokens},
+            }
+            run = self.sdk.evals.runs.create(made.id, data_source=source)
+            while run.status in ("queued", "in_progress"):
+                self.pause(POLL_SECONDS)
+                run = self.sdk.evals.runs.retrieve(run.id, eval_id=made.id)
+            found = list(self.sdk.evals.runs.output_items.list(run.id, eval_id=made.id, limit=100))
+        finally:
+            self.sdk.evals.delete(made.id)
+        if run.status != "completed" or run.result_counts.errored:
+            reason = getattr(run.error, "message", "") or [item.results for item in found if item.status == "error"]
+            raise EvidenceError(f"An eval of {model} is {run.status}: {reason}")
+        return [item.status == "pass" for item in sorted(found, key=lambda item: item.datasource_item_id)]
 
     def passes(self, grader: dict[str, Any], answers: Sequence[tuple[Row, str]]) -> list[bool]:
         """Grade each answer to its row. Raises `EvidenceError` for an answer that cannot be graded."""

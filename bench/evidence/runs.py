@@ -135,8 +135,7 @@ def _measure(service: Service, model: str, scenario: Scenario, split: Split, mos
         ("test", split.test, scenario.grader, scenario.max_tokens),
         ("old", old_task()[:OLD_ROWS], OLD_GRADER, OLD_MAX_TOKENS),
     ):
-        answers = [texts[0] for texts in service.answers(model, rows[:most], max_tokens=max_tokens)]
-        passed = service.passes(grader, list(zip(rows, answers, strict=False)))
+        passed = service.evaluate(model, rows[:most], grader, max_tokens=max_tokens)
         found[name] = "".join("01"[verdict] for verdict in passed)
     return found
 
