@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from worker.training.blocked_attention import attend_by_blocks
+from worker.training.blocked_attention import Kept, attend_by_blocks
 from worker.training.layout import Layout, SegmentLevel, bias_of
 from worker.training.recompute import recomputed
 
@@ -114,9 +114,9 @@ def attend(
     """Attention function for transformers: query [B, H, Q, D], key and value [B, Hkv, L, D] to output [B, Q, H, D].
 
     With `layout` the tokens are packed: B is 1 and `attention_mask` is ignored. Only query, key and value are saved for
-    the backward pass, which recomputes the attention weights. With `cached` the tokens continue sequences whose earlier
-    keys and values it holds. `s_aux` are transformers' sinks, [H]. Raises `UnknownArgument` for any other argument that
-    could change the result.
+    the backward pass, and the output where it is computed in blocks; the attention weights are recomputed. With
+    `cached` the tokens continue sequences whose earlier keys and values it holds. `s_aux` are transformers' sinks, [H].
+    Raises `UnknownArgument` for any other argument that could change the result.
     """
     unknown = [name for name, value in others.items() if value is not None and name not in _WITHOUT_EFFECT]
     if unknown or others.get("is_causal") is False:
@@ -129,20 +129,31 @@ def attend(
         # Some architectures view it in another shape.
         return attention(query, key, value, attention_mask, options).transpose(1, 2).contiguous(), None
 
+    kept: list[Kept] = [[] for _ in layout]
+
     def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return _packed(query, key, value, layout, sliding_window, options)
+        return _packed(query, key, value, layout, sliding_window, options, kept)
 
     return recomputed(packed, query, key, value), None
 
 
-def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: Options) -> Tensor:
+def _packed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    window: int | None,
+    options: Options,
+    kept: Sequence[Kept],
+) -> Tensor:
     """Attention of a packed row, level by level; returns [1, T, H, D] in packed order."""
     query_T, key_T, value_T = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
     outputs = []
-    for level in layout:
+    for level, of_level in zip(layout, kept, strict=True):
         least = _block_tokens(level, query, key, window, options)
         if least is not None and value.shape[-1] == query.shape[-1]:
-            outputs.append(attend_by_blocks(query_T, key_T, value_T, level.blocks(least), options.scaling))
+            blocks = level.blocks(least)
+            outputs.append(attend_by_blocks(query_T, key_T, value_T, blocks, options.scaling, of_level))
             continue
         keys, values = _rows(key_T, level.index_N_L), _rows(value_T, level.index_N_L)
         if level.prefix_index_N_P.numel():  # prepend each segment's prefix: [N, Hkv, P + L, D]

@@ -14,7 +14,8 @@ l_i, the logarithm of the sum of its exponentiated scores. Together they are
     l = log sum_i exp(l_i)        o = sum_i exp(l_i - l) o_i
 
 A part's backward pass that gets o and l in place of o_i and l_i returns the part's share of the gradients, which add up
-(as in ring attention, arXiv 2310.01889).
+(as in ring attention, arXiv 2310.01889). o and l are kept from the forward pass until the backward pass, which would
+otherwise compute them again: they are as large as the queries alone.
 """
 
 from typing import Any, Final
@@ -30,33 +31,31 @@ _NO_WEIGHT: Final = 1e30
 """As l it makes all weights of a query exp(score - l) = 0."""
 
 
-def attend_by_blocks(query_T: Tensor, key_T: Tensor, value_T: Tensor, blocks: Blocks, scaling: float) -> Tensor:
+Kept = list[tuple[Tensor, Tensor]]
+"""o and l of one level, put there by its first computation and taken by its repetition."""
+
+
+def attend_by_blocks(
+    query_T: Tensor, key_T: Tensor, value_T: Tensor, blocks: Blocks, scaling: float, kept: Kept
+) -> Tensor:
     """Returns the attention [L, H, D] of a level's L tokens, for packed queries [T, H, D], keys and values [T, Hkv, D].
 
     On CPUs only.
     """
-    output: Tensor = _BlockedAttention.apply(query_T[blocks.tokens], key_T, value_T, blocks, scaling)
+    output: Tensor = _BlockedAttention.apply(query_T[blocks.tokens], key_T, value_T, blocks, scaling, kept)
     return output
 
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, query_L: Tensor, key_T: Tensor, value_T: Tensor, blocks: Blocks, scaling: float
+        context: Any, query_L: Tensor, key_T: Tensor, value_T: Tensor, blocks: Blocks, scaling: float, kept: Kept
     ) -> Tensor:
-        shared = key_T.shape[1]
-        query = _stack(query_L, blocks, shared)
-        mask = _mask(blocks, query)
-        key, value = _rows(key_T, blocks.index_B_Q), _rows(value_T, blocks.index_B_Q)
-        output, total = _FLASH(query, key, value, 0.0, False, attn_mask=mask, scale=scaling)
-        for part in blocks.before:
-            key, value = _rows(key_T, part.index_B_K), _rows(value_T, part.index_B_K)
-            some = query[part.blocks]
-            more, partial = _FLASH(some, _for_all(key, some), _for_all(value, some), 0.0, False, scale=scaling)
-            old = total[part.blocks]
-            weight = torch.sigmoid(partial - old).unsqueeze(-1).to(more.dtype)
-            output[part.blocks] = torch.lerp(output[part.blocks], more, weight)
-            total[part.blocks] = torch.logaddexp(old, partial)
+        if kept:
+            output, total = kept.pop()
+        else:
+            output, total = _forward(_stack(query_L, blocks, key_T.shape[1]), key_T, value_T, blocks, scaling)
+            kept.append((output, total))
         context.save_for_backward(query_L, key_T, value_T, output, total)
         context.blocks, context.scaling = blocks, scaling
         return _unstack(output, blocks, query_L)
@@ -104,7 +103,23 @@ class _BlockedAttention(torch.autograd.Function):
             value_gradient.to(value_T.dtype),
             None,
             None,
+            None,
         )
+
+
+def _forward(query: Tensor, key_T: Tensor, value_T: Tensor, blocks: Blocks, scaling: float) -> tuple[Tensor, Tensor]:
+    """Returns o and l of stacked queries [B, Hkv, H / Hkv * Q, D]."""
+    key, value = _rows(key_T, blocks.index_B_Q), _rows(value_T, blocks.index_B_Q)
+    output, total = _FLASH(query, key, value, 0.0, False, attn_mask=_mask(blocks, query), scale=scaling)
+    for part in blocks.before:
+        key, value = _rows(key_T, part.index_B_K), _rows(value_T, part.index_B_K)
+        some = query[part.blocks]
+        more, partial = _FLASH(some, _for_all(key, some), _for_all(value, some), 0.0, False, scale=scaling)
+        old = total[part.blocks]
+        weight = torch.sigmoid(partial - old).unsqueeze(-1).to(more.dtype)
+        output[part.blocks] = torch.lerp(output[part.blocks], more, weight)
+        total[part.blocks] = torch.logaddexp(old, partial)
+    return output, total
 
 
 def _mask(blocks: Blocks, query: Tensor) -> Tensor:
