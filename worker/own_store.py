@@ -12,6 +12,10 @@ from app.core.storage.blobs import BlobStore
 
 _LOOKED_AT: Final = 3
 """Newest files of which one must be in the store: a single one may be just about to be deleted."""
+PROBLEM: Final = (
+    "None of the newest uploaded files is in its store. Give it the GROUPTUNE_STORAGE_URL of the installation, then "
+    "restart it."
+)
 
 
 def has_files(database: Database, store: BlobStore) -> bool | None:

@@ -66,6 +66,7 @@ class Presence:
     def __init__(self, configuration: Settings) -> None:
         self._settings = configuration
         self._state = WorkerState.ready
+        self._problem: str | None = None
         self._over = threading.Event()
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,6 +86,12 @@ class Presence:
     def quarantine(self) -> None:
         """Report from now on that the worker's GPU is broken."""
         self._set_state(WorkerState.quarantined)
+
+    def report_problem(self, problem: str | None) -> None:
+        """Report from now on why the worker takes no jobs; None once it takes jobs again."""
+        if problem != self._problem:
+            self._problem = problem
+            self._changed.set()
 
     @property
     def takes_jobs(self) -> bool:
@@ -118,6 +125,7 @@ class Presence:
                             hardware=detected,
                             trackers=trackers,
                             kind=own_kind(),
+                            problem=self._problem,
                         )
                 except DatabaseUnavailable:
                     log.warning("presence.database_unavailable")

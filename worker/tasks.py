@@ -112,6 +112,7 @@ def _shares_store() -> bool:
             problem="none of the newest uploaded files is in this worker's store, so it takes no work",
             fix="give it the GROUPTUNE_STORAGE_URL of the installation (docs/storage.md), then restart it",
         )
+    PRESENCE.report_problem(own_store.PROBLEM if found is False else None)
     return found is not False
 
 

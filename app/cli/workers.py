@@ -1,7 +1,7 @@
 """`grouptune workers`: lists the workers, their hardware and their load."""
 
 from app.cli.connection import connect
-from app.cli.ui.console import write_json, write_table
+from app.cli.ui.console import note, write_json, write_table
 from app.cli.ui.formatting import age, human_bytes
 from app.cli.ui.hints import suggest
 from app.cli.ui.options import AsJson, StateDir
@@ -28,3 +28,6 @@ def list_workers(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     ]
     columns = ("id", "status", "queues", "jobs", "memory", "seen", "device")
     write_table(columns, rows, empty=f"No workers are running. Start one with `{suggest('up')}`.")
+    for worker in workers:
+        if worker["reason"] is not None:
+            note(f"{worker['id']}: {worker['reason']}")

@@ -1,15 +1,15 @@
 """Workers register when they are ready, report that they drain, and unregister; a killed worker is reported as lost."""
 
 from app.core import broker
-from app.core.jobs import queries
+from app.core.jobs import queries, worker_jobs
 from app.core.workers.tables import WorkerState
 from tests.waiting import eventually
 from tests.worker.conftest import Plant
 
 
-def members(plant: Plant, alive_seconds: float = 6.0) -> list[queries.WorkerJobs]:
+def members(plant: Plant, alive_seconds: float = 6.0) -> list[worker_jobs.WorkerJobs]:
     with plant.database.transaction() as session:
-        return queries.list_worker_jobs(session, plant.project, alive_seconds)
+        return worker_jobs.list_worker_jobs(session, plant.project, alive_seconds)
 
 
 def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
@@ -32,7 +32,7 @@ def test_worker_is_listed_while_it_runs(plant: Plant) -> None:
         [busy] = [member for member in members(plant, 2.5) if member.presence.is_alive]
         assert (busy.running, busy.own_jobs) == (1, (job_id,))
         with plant.database.transaction() as session:
-            assert queries.list_worker_jobs(session, "another", 6.0)[0].own_jobs == ()
+            assert worker_jobs.list_worker_jobs(session, "another", 6.0)[0].own_jobs == ()
             [attempt] = queries.list_attempts(session, job_id)
         assert attempt.device == busy.presence.hardware.device
         seen = {str(member.presence.worker.state) for member in members(plant)}

@@ -89,6 +89,12 @@ def test_worker_with_another_store_takes_no_job(plant: Plant) -> None:
         broker.notify_training(plant.broker_url)
         eventually(lambda: "worker.other_store" in (plant.directory / "other.log").read_text())
         assert plant.job(job_id).status == JobStatus.queued
+
+        def reason() -> str | None:
+            with plant.database.transaction() as session:
+                return queries.job_details(session, plant.job(job_id)).waiting_for
+
+        eventually(lambda: "cannot take jobs: None of the newest uploaded files is in its store" in (reason() or ""))
         with plant.train_worker("own") as own:
             plant.wait_for(job_id, JobStatus.succeeded)
             assert [attempt.worker.endswith(f":{own.pid}") for attempt in plant.attempts(job_id)] == [True]

@@ -8,7 +8,7 @@ from app.api.schemas.workers import WorkerObject
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core.accounts.scopes import Scope
-from app.core.jobs import queries
+from app.core.jobs import worker_jobs
 
 router = APIRouter(prefix="/workers", tags=["Workers"])
 
@@ -20,7 +20,7 @@ def list_workers(caller: Caller, database: Db, settings: Config) -> Page[WorkerO
         return page(
             [
                 WorkerObject.of(worker)
-                for worker in queries.list_worker_jobs(session, caller.project_id, settings.lease_seconds)
+                for worker in worker_jobs.list_worker_jobs(session, caller.project_id, settings.lease_seconds)
             ],
             False,
         )

@@ -127,7 +127,7 @@ class JobObject(Item):
         description="1 for the job that starts next; null unless queued, and while the job waits for its control."
     )
     waiting_for: str | None = Field(
-        description="Why a queued job that requests GPUs or several workers waits for them; null for other jobs."
+        description="Why no worker takes a queued job yet; null for other jobs, and if one may take it at any moment."
     )
     priority: int = Field(
         description="Jobs with a higher priority start first and may preempt a running job with a lower one."

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from app.api.pagination import Item
-from app.core.jobs.queries import WorkerJobs
+from app.core.jobs.worker_jobs import WorkerJobs
 from app.core.spec.described import Described
 from app.core.workers.tables import WorkerState
 
@@ -45,6 +45,9 @@ class WorkerObject(Item):
         description="`lost`: no heartbeat for longer than a lease; removed after a day. `quarantined`: its GPU is "
         "faulty, and it takes no jobs until it is restarted."
     )
+    reason: str | None = Field(
+        description="Why the worker, although it is ready, takes no job, or no other one; null for other workers."
+    )
     queues: list[str] = Field(description="Workers with the queue `train` train jobs.")
     slots: int = Field(description="Number of tasks that it runs at once.")
     running_jobs: int = Field(description="Running jobs of all projects.")
@@ -61,6 +64,7 @@ class WorkerObject(Item):
         return cls(
             id=worker.name,
             status=_status(member),
+            reason=member.reason,
             queues=worker.queues,
             slots=worker.slots,
             running_jobs=member.running,

@@ -171,5 +171,8 @@ def _workers(session: Session, alive_seconds: float) -> DoctorFinding:
         waiting = " and ".join(QUEUES[queue] for queue in missing)
         fix = f"start a worker for the queue {' and one for '.join(missing)}: `grouptune up`, or see docs/operations.md"
         return warning("workers", f"no worker consumes the queue {' or '.join(missing)}, so {waiting} are delayed", fix)
+    if prevented := [seen.worker for seen in alive if seen.is_prevented]:
+        problem = f"{', '.join(worker.name for worker in prevented)}: no jobs are taken"
+        return warning("workers", problem, str(prevented[0].problem))
     names = ", ".join(f"{seen.worker.name} ({'+'.join(seen.worker.queues)}, {seen.hardware.device})" for seen in alive)
     return ok("workers", f"{len(alive)} running: {names}")

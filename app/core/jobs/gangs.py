@@ -136,6 +136,11 @@ def idle_slots(session: Session, gpus: int, kind: str) -> int:
     return session.scalar(select(func.count()).select_from(IdleSlot).where(*fitting)) or 0
 
 
+def waiting_workers(session: Session) -> frozenset[str]:
+    """Return the names of the workers that have an idle slot."""
+    return frozenset(session.scalars(select(IdleSlot.worker).where(IdleSlot.until > func.now())))
+
+
 def forget(session: Session) -> None:
     """Remove the slots of killed workers."""
     session.execute(delete(IdleSlot).where(IdleSlot.until < _in(-REST_SECONDS)))

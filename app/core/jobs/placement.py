@@ -66,14 +66,23 @@ def slots_by_kind(workers: Sequence[WorkerPresence]) -> Counter[str]:
     return slots
 
 
-def waiting_for(resources: Resources, workers: Sequence[WorkerPresence], running: Mapping[str, int]) -> str | None:
+def waiting_for(
+    resources: Resources,
+    workers: Sequence[WorkerPresence],
+    prevented: Sequence[WorkerPresence],
+    running: Mapping[str, int],
+) -> str | None:
     """Return why no worker takes a queued job yet; None if any worker may take it.
 
-    `workers` are those of `training_workers`, and `running` are the numbers of jobs that they run, by name.
+    `workers` are those of `training_workers`, `prevented` those that have a problem, and `running` the numbers of jobs
+    that they run, by name.
     """
+    fitting = [worker for worker in workers if worker.hardware.gpus >= resources.least_gpus]
+    problem = _problem([worker for worker in prevented if worker.hardware.gpus >= resources.least_gpus])
+    if problem and not fitting:
+        return f"No other worker {_with_gpus(resources)}runs. {problem}"
     if resources.least_gpus == 1 and resources.nodes == 1:
         return None
-    fitting = [worker for worker in workers if worker.hardware.gpus >= resources.least_gpus]
     if not fitting:
         return f"No worker with {plural(resources.least_gpus, 'GPU')} runs. {_offers(workers)}".strip()
     free = Counter[str]()
@@ -83,26 +92,43 @@ def waiting_for(resources: Resources, workers: Sequence[WorkerPresence], running
         return None if free.total() else f"All workers with {plural(resources.least_gpus, 'GPU')} are busy."
     slots = slots_by_kind(fitting)
     if (most := max(slots.values(), default=0)) < resources.nodes:
-        return f"The job needs {_nodes(resources)} of one kind. {_kinds(fitting)}"
+        return f"The job needs {_nodes(resources)} of one kind. {_kinds(fitting)} {problem}".strip()
     now = max(free[kind] for kind in slots)
     return f"The job needs {_nodes(resources)} at the same time. Of {most}, {now} {are(now)} free."
 
 
 def waiting_reasons(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
-    """Return job id -> why no worker takes it yet, of the queued jobs that request GPUs or several workers."""
-    waiting = [job for job in jobs if job.status == JobStatus.queued and (job.gpus > 1 or job.nodes > 1)]
+    """Return job id -> why no worker takes it yet, of the queued jobs that not just any worker can take."""
+    waiting = [job for job in jobs if job.status == JobStatus.queued]
     if not waiting:
         return {}
-    workers = training_workers(session, REPORTED_SECONDS)
+    found = list_workers(session, REPORTED_SECONDS)
+    workers, prevented = ([one for one in found if one.may_train], [one for one in found if one.is_prevented])
+    if not prevented and all(job.gpus == job.nodes == 1 for job in waiting):
+        return {}
     running = Counter(slot.worker for slot in occupied_slots(session))
-    reasons = {job.id: waiting_for(Resources(gpus=job.gpus, nodes=job.nodes), workers, running) for job in waiting}
+    reasons = {
+        job.id: waiting_for(Resources(gpus=job.gpus, nodes=job.nodes), workers, prevented, running) for job in waiting
+    }
     return {job_id: reason for job_id, reason in reasons.items() if reason is not None}
 
 
-def _nodes(resources: Resources) -> str:
+def _with_gpus(resources: Resources) -> str:
     # Any worker has one GPU or, without GPUs, one trainer process.
-    gpus = "" if resources.least_gpus == 1 else f" with {plural(resources.least_gpus, 'GPU')} each"
-    return f"{plural(resources.nodes, 'worker')}{gpus}"
+    return "" if resources.least_gpus == 1 else f"with {plural(resources.least_gpus, 'GPU')} "
+
+
+def _problem(prevented: Sequence[WorkerPresence]) -> str:
+    """Return a sentence about the workers that have a problem; empty without any."""
+    if not prevented:
+        return ""
+    who = ", ".join(worker.worker.name for worker in prevented[:_SHOWN])
+    return f"{who} cannot take jobs: {prevented[0].worker.problem}"
+
+
+def _nodes(resources: Resources) -> str:
+    gpus = _with_gpus(resources)
+    return f"{plural(resources.nodes, 'worker')} {gpus}each" if gpus else plural(resources.nodes, "worker")
 
 
 def _kinds(workers: Sequence[WorkerPresence]) -> str:

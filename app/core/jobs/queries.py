@@ -27,7 +27,6 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from app.core.errors import InvalidRequest, NotFound
 from app.core.files.tables import File
 from app.core.jobs import controls
-from app.core.jobs.occupancy import occupied_slots
 from app.core.jobs.placement import waiting_reasons
 from app.core.jobs.progress import Phase, run_progress, run_seconds
 from app.core.jobs.state_machine import TERMINAL, JobStatus
@@ -35,7 +34,6 @@ from app.core.jobs.tables import AttemptMember, Checkpoint, Job, JobAttempt, Job
 from app.core.models.tables import TrainedModel
 from app.core.prometheus import Backlog
 from app.core.spec.teacher_answers import Spent
-from app.core.workers.presence import WorkerPresence, list_workers
 
 _Row = TypeVar("_Row", JobEvent, Checkpoint)
 _SEEN: Final = aliased(Job)
@@ -317,8 +315,8 @@ class JobDetails:
     control: Job | None
     """The job's control; None for a job without one, or if it was deleted."""
     waiting_for: str | None
-    """Why no worker takes a queued job yet that requests GPUs or several workers; None for other jobs, and while it
-    waits for its control."""
+    """Why no worker takes a queued job yet; None for other jobs, while it waits for its control, and if a worker may
+    take it at any moment."""
 
 
 def job_details(session: Session, job: Job) -> JobDetails:
@@ -354,32 +352,6 @@ def list_details(session: Session, jobs: Sequence[Job]) -> list[JobDetails]:
             )
         )
     return details
-
-
-@dataclass(frozen=True)
-class WorkerJobs:
-    """A worker and the jobs that it runs."""
-
-    presence: WorkerPresence
-    running: int
-    """Number of jobs, of all projects."""
-    own_jobs: tuple[str, ...]
-    """Ids of the jobs of the requesting project. A project must not see the ids of other projects' jobs."""
-
-
-def list_worker_jobs(session: Session, project_id: str, alive_seconds: float) -> list[WorkerJobs]:
-    """Return all workers by name. A worker is alive if it reported within the last `alive_seconds`."""
-    slots = occupied_slots(session)
-    return [
-        WorkerJobs(
-            presence,
-            sum(slot.worker == presence.worker.name for slot in slots),
-            tuple(
-                slot.job_id for slot in slots if slot.worker == presence.worker.name and slot.project_id == project_id
-            ),
-        )
-        for presence in list_workers(session, alive_seconds)
-    ]
 
 
 def backlog(session: Session) -> Backlog:

@@ -28,11 +28,20 @@ class WorkerPresence:
     @property
     def trains(self) -> bool:
         """Whether the worker accepts jobs to train."""
-        return self._serves(TRAIN_QUEUE)
+        return self._serves(TRAIN_QUEUE) and self.worker.problem is None
 
     @property
     def may_train(self) -> bool:
         """Whether the worker trains jobs, or its replacement soon will."""
+        return self._would_train and self.worker.problem is None
+
+    @property
+    def is_prevented(self) -> bool:
+        """Whether the worker would train jobs but for its `problem`."""
+        return self._would_train and self.worker.problem is not None
+
+    @property
+    def _would_train(self) -> bool:
         return self.is_alive and self.worker.state != WorkerState.quarantined and TRAIN_QUEUE in self.worker.queues
 
     @property
@@ -54,10 +63,11 @@ def beat(
     hardware: Hardware,
     trackers: Sequence[str] = (),
     kind: str | None = None,
+    problem: str | None = None,
 ) -> None:
     """Report that the worker is alive."""
     values = {"state": state, "queues": list(queues), "slots": slots, "hardware": hardware.model_dump(mode="json")}
-    values |= {"trackers": list(trackers), "kind": kind}
+    values |= {"trackers": list(trackers), "kind": kind, "problem": problem}
     statement = insert(Worker).values(name=name, **values)
     session.execute(
         statement.on_conflict_do_update(index_elements=[Worker.name], set_=values | {"last_seen": func.now()})
@@ -88,6 +98,7 @@ def training_slots(session: Session, kind: str, gpus: int, alive_seconds: float)
         Worker.last_seen > _ago(alive_seconds),
         Worker.state != WorkerState.quarantined,
         Worker.queues.contains([TRAIN_QUEUE]),
+        Worker.problem.is_(None),
     )
     slots = select(func.coalesce(func.sum(Worker.slots), 0)).where(Worker.kind == kind, own_gpus >= gpus, *may_train)
     return session.scalars(slots).one()

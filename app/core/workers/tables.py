@@ -38,6 +38,8 @@ class Worker(Base):
     """Trackers that are allowed and whose libraries are installed; None for a worker of version 0.1."""
     kind: Mapped[str | None] = mapped_column(Text)
     """Version, PyTorch build and device: only workers of one kind train a job together. None for earlier versions."""
+    problem: Mapped[str | None] = mapped_column(Text)
+    """Why it takes no jobs although it is ready, and how to fix that; None if nothing prevents it."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     last_seen: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.core.accounts.audit import Actor
 from app.core.db import Database
 from app.core.errors import InvalidRequest, LostLease
-from app.core.jobs import gangs, leases, lifecycle, members, placement, preemption, queries
+from app.core.jobs import gangs, leases, lifecycle, members, placement, preemption, queries, worker_jobs
 from app.core.jobs.gangs import Slot, new_slot
 from app.core.jobs.leases import Claim
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
@@ -82,7 +82,7 @@ def test_claim_takes_all_slots(database: Database, project: str) -> None:
         assert (attempt.worker, attempt.processes) == ("a", 6)
         assert sorted(queries.list_members(session, job.id)[1]) == ["b", "c"]
         busy = {
-            worker.presence.worker.name: worker.running for worker in queries.list_worker_jobs(session, project, 60)
+            worker.presence.worker.name: worker.running for worker in worker_jobs.list_worker_jobs(session, project, 60)
         }
         assert busy == {"a": 1, "b": 1, "c": 1}
 
@@ -128,6 +128,11 @@ def test_free_slot_is_held_for_a_minute(database: Database, project: str) -> Non
         assert claimed(session, slot) is None
         events, _ = queries.list_events(session, job.id, after=None, limit=1)
         assert events[0].message == "Waiting until 2 workers are free at the same time"
+        gangs.wait(session, slot, TWO.gpus)  # as the worker does after such a claim
+        shown = {one.presence.worker.name: one.reason for one in worker_jobs.list_worker_jobs(session, project, 60)}
+        assert str(shown.pop("a")).startswith("Waits until other workers are free for a job over several workers.")
+        assert shown == {"b": None}
+        gangs.leave(session, slot)
         reason = queries.job_details(session, job).waiting_for
         assert reason == "The job needs 2 workers at the same time. Of 2, 2 are free."
     with database.transaction() as session:

@@ -27,8 +27,14 @@ def gpus(count: int, processes: int = 1) -> Hardware:
     )
 
 
-def appear(session: Session, name: str, hardware: Hardware, state: WorkerState = WorkerState.ready) -> None:
-    presence.beat(session, name, state=state, queues=["train"], slots=1, hardware=hardware)
+def appear(
+    session: Session,
+    name: str,
+    hardware: Hardware,
+    state: WorkerState = WorkerState.ready,
+    problem: str | None = None,
+) -> None:
+    presence.beat(session, name, state=state, queues=["train"], slots=1, hardware=hardware, kind="box", problem=problem)
 
 
 def test_worker_skips_job_with_more_gpus(database: Database) -> None:
@@ -72,3 +78,26 @@ def test_request_beyond_every_worker_is_refused(database: Database, wanted: int,
 def test_request_waits_while_no_worker_runs(database: Database) -> None:
     with database.transaction() as session:
         placement.check(session, Resources(gpus=8), 60)
+
+
+def test_job_shows_the_problem_of_its_only_worker(database: Database) -> None:
+    problem = "Its store is empty."
+    with database.transaction() as session:
+        project = make_project(session)
+        small = make_job(session, project)
+        large = make_job(session, project, supervised().model_copy(update={"resources": Resources(gpus=4)}))
+
+        def reasons() -> list[str | None]:
+            return [details.waiting_for for details in queries.list_details(session, [small, large])]
+
+        appear(session, "a:1", gpus(4), problem=problem)
+        assert reasons() == [
+            f"No other worker runs. a:1 cannot take jobs: {problem}",
+            f"No other worker with 4 GPUs runs. a:1 cannot take jobs: {problem}",
+        ]
+        appear(session, "b:1", gpus(1))
+        assert reasons() == [None, f"No other worker with 4 GPUs runs. a:1 cannot take jobs: {problem}"]
+        assert presence.training_slots(session, "box", 4, 60) == 0
+        appear(session, "a:1", gpus(4))
+        assert reasons() == [None, None]
+        assert presence.training_slots(session, "box", 4, 60) == 1

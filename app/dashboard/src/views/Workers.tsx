@@ -122,6 +122,12 @@ function WorkerCard({ worker }: { worker: Worker }) {
             <dd>{plural(elsewhere, "job")} of other projects</dd>
           </>
         )}
+        {worker.reason && (
+          <>
+            <dt>takes no job</dt>
+            <dd>{worker.reason}</dd>
+          </>
+        )}
         <dt>heartbeat</dt>
         <dd>
           <RelativeTime at={worker.last_seen} />, started <RelativeTime at={worker.started_at} />
