@@ -137,7 +137,7 @@ class Service:
 
         Raises `EvidenceError` if an answer could not be sampled or graded.
         """
-        fields = {name: {} for item in rows for name in item}
+        fields: Row = {name: {} for item in rows for name in item}
         config: Any = {"type": "custom", "item_schema": {"type": "object", "properties": fields}}
         criterion: Any = grader
         made = self.sdk.evals.create(data_source_config=config, testing_criteria=[criterion])
@@ -148,7 +148,7 @@ class Service:
                 "source": {"type": "file_id", "id": self.upload(rows)},
                 "sampling_params": {"temperature": 0, "max_completion_tokens": max_tokens},
             }
-            run = self.sdk.evals.runs.create(made.id, data_source=source)
+            run: Any = self.sdk.evals.runs.create(made.id, data_source=source)
             while run.status in ("queued", "in_progress"):
                 self.pause(POLL_SECONDS)
                 run = self.sdk.evals.runs.retrieve(run.id, eval_id=made.id)

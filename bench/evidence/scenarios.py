@@ -24,6 +24,22 @@ WORDING: Final = "Calculate {a} + {b}. Write only the equation."
 """Answers to the demo's own question are so wordy that samples of the untrained model hardly ever pass: 1 in 40 with 20
 tokens, against 1 in 8 with this one. Methods that learn from their own samples would have nothing to learn from."""
 FEW_SHARE: Final = 0.1
+RANGE: Final = 40
+"""Width of the range in which the multiple must be."""
+IS_MULTIPLE: Final = {
+    "type": "python",
+    "name": "multiple",
+    "source": """
+import re
+
+def grade(sample, item):
+    numbers = re.findall("[0-9]+", sample["output_text"])
+    if not numbers or len(numbers[-1]) > 4:
+        return 0.0
+    answer = int(numbers[-1])
+    return float(item["low"] < answer < item["high"] and answer % item["factor"] == 0)
+""",
+}
 GYM: Final = "palindrome_generation"
 GYM_SETTINGS: Final = {"min_length": 3, "max_length": 5}
 
@@ -97,6 +113,19 @@ def rule_shift(seed: int, prompts: int) -> Split:
     return Split(trained.train, trained.validation, test)
 
 
+def multiples(seed: int, prompts: int) -> Split:
+    """Return questions for a multiple of a number in a range: 4 to 13 answers are right, and one is shown.
+
+    About 6 in 100 sampled answers of the untrained model pass.
+    """
+    pool = [(factor, low) for factor in range(3, 10) for low in range(21, 161)]
+    random.Random(HELD_OUT_SEED).shuffle(pool)  # noqa: S311
+    kept, others = pool[: VALIDATION_ROWS + TEST_ROWS], pool[VALIDATION_ROWS + TEST_ROWS :]
+    rng, of_held_out = random.Random(seed), random.Random(HELD_OUT_SEED)  # noqa: S311
+    train = tuple(_multiple(factor, low, rng) for factor, low in rng.sample(others, prompts))
+    return Split(train, *_halves([_multiple(factor, low, of_held_out) for factor, low in kept]))
+
+
 def several_answers(seed: int, prompts: int) -> Split:
     """Return puzzles of reasoning-gym that have several right answers, of which the demonstration shows one."""
     rows = list(reasoning_gym_rows.rows(GYM, VALIDATION_ROWS + TEST_ROWS, HELD_OUT_SEED, GYM_SETTINGS))
@@ -132,6 +161,13 @@ SCENARIOS: Final = {
             "few",
             "two-digit sums; a tenth of the rows have a demonstration, no teacher answers",
             few_demonstrations,
+            has_teachers=False,
+        ),
+        Scenario(
+            "multiples",
+            "a multiple of a number in a range: several right answers, the demonstration shows one",
+            multiples,
+            grader=IS_MULTIPLE,
             has_teachers=False,
         ),
         Scenario(
@@ -219,6 +255,18 @@ def _worded(problem: Addition, rng: random.Random) -> Row:
     made = row(problem, rng)
     asked = {"role": "user", "content": WORDING.format(a=problem.a, b=problem.b)}
     return made | {"messages": [asked, made["messages"][-1]]}
+
+
+def _multiple(factor: int, low: int, rng: random.Random) -> Row:
+    high = low + RANGE
+    answer = rng.choice([number for number in range(low + 1, high) if number % factor == 0])
+    asked = {"role": "user", "content": f"Name a multiple of {factor} between {low} and {high}."}
+    return {
+        "messages": [asked, {"role": "assistant", "content": f"{answer}"}],
+        "factor": factor,
+        "low": low,
+        "high": high,
+    }
 
 
 def _terms(item: Row) -> tuple[int, int]:
