@@ -34,7 +34,7 @@ class Size:
 
 
 QUICK: Final = Size(("biased-40",), ("sft", "gft", "sft-graded", "rejection"), rates=2)
-FULL: Final = Size(tuple(SCENARIOS), tuple(METHODS), rates=3, equal_cost=("biased-40", "clean", "multiples"))
+FULL: Final = Size(tuple(SCENARIOS), tuple(METHODS), rates=3, equal_cost=("biased-40", "clean", "letters"))
 
 
 def next_run(size: Size, results: Results) -> Run | None:

@@ -24,20 +24,25 @@ WORDING: Final = "Calculate {a} + {b}. Write only the equation."
 """Answers to the demo's own question are so wordy that samples of the untrained model hardly ever pass: 1 in 40 with 20
 tokens, against 1 in 8 with this one. Methods that learn from their own samples would have nothing to learn from."""
 FEW_SHARE: Final = 0.1
-RANGE: Final = 40
-"""Width of the range in which the multiple must be."""
-IS_MULTIPLE: Final = {
+_WORDS: Final = (
+    "apple river stone bird green house window paper water garden music bread table horse summer winter market doctor "
+    "bridge flower silver orange castle forest island letter mirror number pencil rabbit school street ticket village "
+    "yellow animal bottle candle dinner engine finger guitar hammer jacket kitchen ladder magnet needle ocean planet "
+    "queen rocket spider tiger valley whale zebra butter carrot dragon eagle farmer glove honey jungle kitten lemon "
+    "monkey nest olive pepper quiet ribbon salad tunnel uncle violin wagon"
+)
+LISTED: Final = 6
+RIGHT: Final = 2
+HAS_LETTER: Final = {
     "type": "python",
-    "name": "multiple",
+    "name": "letter",
     "source": """
 import re
 
 def grade(sample, item):
-    numbers = re.findall("[0-9]+", sample["output_text"])
-    if not numbers or len(numbers[-1]) > 4:
-        return 0.0
-    answer = int(numbers[-1])
-    return float(item["low"] < answer < item["high"] and answer % item["factor"] == 0)
+    answer = re.findall("[a-z]+", sample["output_text"].lower())
+    named = [word for word in item["words"] if word in answer]
+    return float(len(named) == 1 and item["letter"] in named[0])
 """,
 }
 GYM: Final = "palindrome_generation"
@@ -113,17 +118,14 @@ def rule_shift(seed: int, prompts: int) -> Split:
     return Split(trained.train, trained.validation, test)
 
 
-def multiples(seed: int, prompts: int) -> Split:
-    """Return questions for a multiple of a number in a range: 4 to 13 answers are right, and one is shown.
+def letters(seed: int, prompts: int) -> Split:
+    """Return questions for one of the words in a list that have a letter: two are right, and one of them is shown.
 
-    About 6 in 100 sampled answers of the untrained model pass.
+    About 10 in 100 sampled answers of the untrained model pass.
     """
-    pool = [(factor, low) for factor in range(3, 10) for low in range(21, 161)]
-    random.Random(HELD_OUT_SEED).shuffle(pool)  # noqa: S311
-    kept, others = pool[: VALIDATION_ROWS + TEST_ROWS], pool[VALIDATION_ROWS + TEST_ROWS :]
-    rng, of_held_out = random.Random(seed), random.Random(HELD_OUT_SEED)  # noqa: S311
-    train = tuple(_multiple(factor, low, rng) for factor, low in rng.sample(others, prompts))
-    return Split(train, *_halves([_multiple(factor, low, of_held_out) for factor, low in kept]))
+    of_held_out, rng = random.Random(HELD_OUT_SEED), random.Random(seed)  # noqa: S311
+    held_out = [_letter(of_held_out) for _ in range(VALIDATION_ROWS + TEST_ROWS)]
+    return Split(tuple(_letter(rng) for _ in range(prompts)), *_halves(held_out))
 
 
 def several_answers(seed: int, prompts: int) -> Split:
@@ -164,10 +166,10 @@ SCENARIOS: Final = {
             has_teachers=False,
         ),
         Scenario(
-            "multiples",
-            "a multiple of a number in a range: several right answers, the demonstration shows one",
-            multiples,
-            grader=IS_MULTIPLE,
+            "letters",
+            "a word of a list that has a letter: two of six are right, the demonstration shows one of them",
+            letters,
+            grader=HAS_LETTER,
             has_teachers=False,
         ),
         Scenario(
@@ -257,16 +259,15 @@ def _worded(problem: Addition, rng: random.Random) -> Row:
     return made | {"messages": [asked, made["messages"][-1]]}
 
 
-def _multiple(factor: int, low: int, rng: random.Random) -> Row:
-    high = low + RANGE
-    answer = rng.choice([number for number in range(low + 1, high) if number % factor == 0])
-    asked = {"role": "user", "content": f"Name a multiple of {factor} between {low} and {high}."}
-    return {
-        "messages": [asked, {"role": "assistant", "content": f"{answer}"}],
-        "factor": factor,
-        "low": low,
-        "high": high,
-    }
+def _letter(rng: random.Random) -> Row:
+    while True:
+        letter, words = rng.choice("aeiourstnlgdb"), rng.sample(_WORDS.split(), LISTED)
+        right = [word for word in words if letter in word]
+        if len(right) == RIGHT:
+            break
+    asked = f"Choose a word that contains the letter {letter}: {', '.join(words)}. Write only the word."
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": rng.choice(right)}]
+    return {"messages": messages, "letter": letter, "words": words}
 
 
 def _terms(item: Row) -> tuple[int, int]:
