@@ -17,11 +17,13 @@ UNGRADED = {"type": "python", "name": "half", "source": "def grade(sample, item)
 
 
 def new_key(stack: Stack, project_name: str) -> str:
-    """Return a key of a project without evals."""
+    """Return a key of a project without evals, which can also ask this installation as another server."""
     with OpenAI(base_url=stack.base_url, api_key=stack.api_key) as admin:
         project: Any = admin.post("/projects", body={"name": project_name}, cast_to=object)
         body = {"name": "evals", "project_id": project["id"]}
         key: Any = admin.post("/api_keys", body=body, cast_to=object)
+    with OpenAI(base_url=stack.base_url, api_key=key["key"]) as member:
+        member.post("/teacher_keys", body={"base_url": stack.base_url, "api_key": key["key"]}, cast_to=object)
     return str(key["key"])
 
 
@@ -55,7 +57,10 @@ def test_eval_is_created_run_and_compared(
     page.get_by_role("link", name="New run").click()
     expect(message).to_have_value("{{item.question}}")
     expect(page.get_by_label("Max tokens")).to_have_value("4")
-    page.get_by_label("Model 1").select_option("tiny")
+    page.get_by_label("Server's model").fill("tiny")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text("Write the server's address.")).to_be_visible()
+    page.get_by_label("Server", exact=True).fill(stack.base_url)
     page.get_by_role("button", name="Run", exact=True).click()
     runs = page.get_by_role("region", name="Runs")
     expect(runs.get_by_text("Completed")).to_have_count(2)

@@ -75,12 +75,13 @@ function useSending() {
       setBusy(false);
     }
   };
-  const createRuns = async (evalId: string, bodies: unknown[]) => {
-    for (const [index, body] of bodies.entries()) {
+  const createRuns = async (evalId: string, bodies: Record<string, unknown>[], form: RunForm) => {
+    for (const body of bodies) {
       try {
         await once<EvalRun>(`${EVALS}/${evalId}/runs`, body);
       } catch (problem) {
-        throw isProblem(problem) ? problemOfRun({ param: problem.param, message: problem.message }, index) : problem;
+        const { param, message } = problem as Problem;
+        throw isProblem(problem) ? problemOfRun({ param, message }, body, form) : problem;
       }
     }
   };
@@ -88,7 +89,7 @@ function useSending() {
 }
 
 /** Returns the bodies of the runs; throws the first problem of a form that is not complete, so that nothing is created. */
-function checkedRuns(form: RunForm, shape: RowShape | undefined): unknown[] {
+function checkedRuns(form: RunForm, shape: RowShape | undefined): Record<string, unknown>[] {
   const run = withDefaults(form, shape);
   const [first] = runProblems(run, shape);
   if (first) throw first;
@@ -128,7 +129,7 @@ function NewEvalForm() {
     void sending.run(async () => {
       const runs = checkedRuns(run, found?.shape);
       const created = await sending.once<EvalObject>(EVALS, body);
-      await sending.createRuns(created.id, runs);
+      await sending.createRuns(created.id, runs, run);
       route(`/ui/evals/${created.id}`);
     });
   };
@@ -190,7 +191,7 @@ function NewRunForm({ id }: { id: string }) {
   const send = (event: Event) => {
     event.preventDefault();
     void sending.run(async () => {
-      await sending.createRuns(id, checkedRuns(run, found.shape));
+      await sending.createRuns(id, checkedRuns(run, found.shape), run);
       route(`/ui/evals/${id}`);
     });
   };

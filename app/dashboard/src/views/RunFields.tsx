@@ -8,7 +8,7 @@ import { parseRow, readLines } from "../dataFile";
 import { useGet } from "../liveData";
 import type { FileObject, FileReport, Model, Page } from "../types";
 import { uniqueFiles } from "../uniqueFiles";
-import { type RowShape, type RunForm, rowShape, withDefaults } from "./evalForm";
+import { type RowShape, type RunForm, rowShape, SERVER, withDefaults } from "./evalForm";
 import { FileField } from "./FileField";
 
 const MAX_MODELS = 8;
@@ -93,6 +93,28 @@ export function RunFields({ form, set, found, models }: Props) {
       {!usesStored && (
         <>
           <ModelsField models={models} chosen={form.models} set={(chosen) => set({ models: chosen })} />
+          <fieldset>
+            <legend>Model of another server</legend>
+            <div class="settings-grid">
+              <TextField
+                label="Server"
+                kind="text"
+                value={form.server}
+                set={(server) => set({ server })}
+                placeholder="https://api.example.com/v1"
+                path="data_source.base_url"
+                help="An OpenAI-compatible server answers the same rows in a run of its own, with the project's key for it."
+              />
+              <TextField
+                label="Server's model"
+                kind="text"
+                value={form.serverModel}
+                set={(serverModel) => set({ serverModel })}
+                placeholder="optional"
+                path={`data_source.model.${SERVER}`}
+              />
+            </div>
+          </fieldset>
           <Field
             label="Message to the model"
             id="prompt"

@@ -8,6 +8,7 @@ import {
   runFormFrom,
   runProblems,
   runRequests,
+  SERVER,
   withDefaults,
 } from "./evalForm";
 
@@ -44,6 +45,18 @@ describe("the requests of runs", () => {
       sampling_params: { temperature: "hot", max_completion_tokens: 256, seed: 7 },
     });
     expect(runRequests({ ...RUN, prompt: "" })[0]?.data_source).not.toHaveProperty("input_messages");
+  });
+
+  it("include one for the model of another server", () => {
+    const other = { server: " https://api.example.com/v1 ", serverModel: "large" };
+    const bodies = runRequests({ ...RUN, ...other });
+    expect(bodies).toHaveLength(3);
+    expect(bodies[2]?.data_source).toMatchObject({ model: "large", base_url: "https://api.example.com/v1" });
+    const alone = { ...RUN, ...other, models: [""] };
+    expect(runRequests(alone)).toHaveLength(1);
+    expect(runProblems(alone, ITEMS)).toEqual([]);
+    const params = runProblems({ ...RUN, serverModel: "large" }, ITEMS).map(({ param }) => param);
+    expect(params).toEqual(["data_source.base_url"]);
   });
 
   it("are one for stored answers", () => {
@@ -85,8 +98,15 @@ describe("the requests of runs", () => {
 
   it("show a problem at the model that has it", () => {
     const problem = { param: "data_source.model", message: "It does not exist." };
-    expect(problemOfRun(problem, 1).param).toBe("data_source.model.1");
-    expect(problemOfRun({ ...problem, param: "data_source.source" }, 1).param).toBe("data_source.source");
+    const form = { ...RUN, server: "https://api.example.com/v1", serverModel: "large" };
+    const shown = runRequests(form).map((body) =>
+      String(problemOfRun(problem, body, form).param)
+        .split(".")
+        .at(-1),
+    );
+    expect(shown).toEqual(["0", "1", SERVER]);
+    const other = { ...problem, param: "data_source.source" };
+    expect(problemOfRun(other, {}, form).param).toBe("data_source.source");
   });
 });
 

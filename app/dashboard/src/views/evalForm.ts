@@ -19,6 +19,9 @@ export interface RunForm {
   /** Whether the answers in the file are graded, so that no model answers; by default if the file has answers. */
   usesStored: boolean | undefined;
   models: string[];
+  /** Address of another server, and its model, which answers besides `models`. */
+  server: string;
+  serverModel: string;
   /** Message to the model, with fields of the item; empty for the row's own messages. By default it follows the file. */
   prompt: string | undefined;
   temperature: string;
@@ -30,6 +33,8 @@ export const EMPTY_RUN: RunForm = {
   file: "",
   usesStored: undefined,
   models: [""],
+  server: "",
+  serverModel: "",
   prompt: undefined,
   temperature: "0",
   max_completion_tokens: "256",
@@ -44,6 +49,8 @@ export function withDefaults(form: RunForm, shape: RowShape | undefined): WholeR
   return { ...form, prompt, usesStored: form.usesStored ?? shape?.hasAnswers ?? false };
 }
 
+/** Path of the field with the model of another server, among those of the models. */
+export const SERVER = "server";
 const SAMPLING = ["temperature", "max_completion_tokens", "seed"] as const;
 
 /** Parses a number; other text is kept, so that the server reports it. */
@@ -69,17 +76,27 @@ export function evalRequest(name: string, criteria: string[], fields: string[]):
   return { body, problems };
 }
 
+/** Whether the form names another server or its model. */
+const asksServer = (form: RunForm): boolean => Boolean(form.server.trim() || form.serverModel.trim());
+
+/** Returns the chosen models of this server. One is required if no other server answers. */
+function ownModels(form: RunForm): string[] {
+  return asksServer(form) ? form.models.filter(Boolean) : form.models;
+}
+
 /** Returns the body of each new run: one for each model, or one for the answers in the file. */
 export function runRequests(form: WholeRun): Plain[] {
   const source = { type: "file_id", id: form.file };
   if (form.usesStored) return [{ name: "stored answers", data_source: { type: "jsonl", source } }];
   const sampling = SAMPLING.flatMap((field) => (form[field].trim() ? [[field, parsed(form[field])]] : []));
   const template = [{ role: "user", content: form.prompt }];
-  return form.models.map((model) => ({
+  const answering: Plain[] = ownModels(form).map((model) => ({ model }));
+  if (asksServer(form)) answering.push({ model: form.serverModel.trim(), base_url: form.server.trim() });
+  return answering.map((model) => ({
     data_source: {
       type: "completions",
       source,
-      model,
+      ...model,
       ...(form.prompt.trim() ? { input_messages: { type: "template", template } } : {}),
       sampling_params: Object.fromEntries(sampling) as Plain,
     },
@@ -92,15 +109,22 @@ export function runProblems(form: WholeRun, shape: RowShape | undefined): Proble
   const add = (param: string, message: string) => problems.push({ param, message });
   if (!form.file) add("data_source.source", "Choose a file, or upload one.");
   if (form.usesStored) return problems;
-  for (const [index, model] of form.models.entries()) if (!model) add(`data_source.model.${index}`, "Choose a model.");
+  for (const [index, model] of ownModels(form).entries())
+    if (!model) add(`data_source.model.${index}`, "Choose a model.");
+  if (asksServer(form)) {
+    if (!form.server.trim()) add("data_source.base_url", "Write the server's address.");
+    if (!form.serverModel.trim()) add(`data_source.model.${SERVER}`, "Write the name of the server's model.");
+  }
   if (shape?.hasItems && !form.prompt.trim())
     add("data_source.input_messages", "The rows have no messages. Write what the model is sent.");
   return problems;
 }
 
 /** Returns a problem of a run at the field of its model, of which the form has several. */
-export function problemOfRun(problem: Problem, index: number): Problem {
-  return problem.param === "data_source.model" ? { ...problem, param: `data_source.model.${index}` } : problem;
+export function problemOfRun(problem: Problem, request: Plain, form: RunForm): Problem {
+  if (problem.param !== "data_source.model") return problem;
+  const { model, base_url } = request.data_source as { model: string; base_url?: string };
+  return { ...problem, param: `data_source.model.${base_url ? SERVER : form.models.indexOf(model)}` };
 }
 
 /** Fills the form of a new run from an earlier one, without its model: only runs on the same rows can be compared. */
