@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from worker.training.attention import CpuLimits, attend
+from worker.training.blocked_attention import Kept, attend_by_blocks
 from worker.training.layout import Layout, Segment, blocks_of, segment_level
 
 CPU = torch.device("cpu")
@@ -64,6 +65,19 @@ def test_long_levels_are_computed_in_blocks() -> None:
         outcome(tree, CpuLimits(), 3, 1)
     assert [list(level._blocks) for level in long] == [[256], [256]]
     assert [list(level._blocks) for level in short] == [[], []]
+
+
+def test_kept_output_is_not_computed_again() -> None:
+    [level] = layout(0, {40: []})
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(40, heads, 8, generator=random) for heads in (4, 2, 2))
+    kept: Kept = []
+    first = attend_by_blocks(query, key, value, level.blocks(8), 0.5, kept)
+    [(output, total)] = kept
+    kept[:] = [(2 * output, total)]
+    second = attend_by_blocks(query, key, value, level.blocks(8), 0.5, kept)
+    assert torch.equal(second, 2 * first)
+    assert kept == []
 
 
 def test_blocks_by_hand() -> None:
