@@ -61,7 +61,8 @@ PROCESS_BYTES: Final = 0.42e9
 CONTEXT_BYTES: Final = 1.2e9
 """Bytes of the CUDA context and unused allocator memory; the trainer's own measurement includes neither."""
 GATHERED_BLOCKS: Final = 3
-"""Blocks of a sharded base in memory during a pass: one in use, and the buffers of it and of the next one."""
+"""Blocks of a sharded base in memory during a pass: one in use, the next one as it is gathered, and one more: gloo's
+copy of the latter, or, in the forward pass on a GPU, the buffer that the former was gathered in."""
 ADAPTER_BYTES: Final = 20
 """Bytes per adapter weight: fp32 value, gradient, two moments, and the copy of the best adapter."""
 
