@@ -70,6 +70,7 @@ def _keep(connection: socket.socket) -> None:
         _run(json.loads(content), streams)
     for stream in streams:
         os.close(stream)
+    connection.send(f"{pid}\n".encode())
     pidfd, poller = os.pidfd_open(pid), select.poll()
     poller.register(pidfd, select.POLLIN)
     poller.register(connection, select.POLLIN)
@@ -83,7 +84,7 @@ def _keep(connection: socket.socket) -> None:
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # its children
     with suppress(BrokenPipeError):
-        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        connection.send(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 

@@ -12,16 +12,14 @@ SERVER = "PYTHON_TRAINER_SERVER"
 """The prefix is that of Python's own variables, which a worker passes on to its trainers."""
 OWN_INTERPRETER = "own_interpreter"
 """Metadata of a job whose trainer a test suspends, or whose start must take seconds."""
+NAME = "forked-"
+"""Begins the name of a process that waits for a forked one; that one's id follows."""
 
 
 def _is_forkable(run_dir: str) -> bool:
-    import json  # noqa: PLC0415 - other programs should not import this
-
     with open(os.path.join(run_dir, "spec.json"), encoding="utf-8") as file:
-        text = file.read()
-    spec = json.loads(text)
-    is_alone = spec.get("processes", 1) * spec.get("nodes", 1) == 1  # the processes of one trainer start each other
-    return is_alone and OWN_INTERPRETER not in text and '"4bit"' not in text  # the server has no bitsandbytes
+        spec = file.read()
+    return OWN_INTERPRETER not in spec and '"4bit"' not in spec  # the server cannot import bitsandbytes
 
 
 def _hand_over(path: str) -> None:
@@ -37,7 +35,10 @@ def _hand_over(path: str) -> None:
         request = {"arguments": sys.orig_argv[2:], "directory": os.getcwd(), "environment": dict(os.environ)}
         socket.send_fds(server, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
         signal.signal(signal.SIGTERM, lambda number, _frame: server.send(bytes([number])))
-        status = int(server.recv(16) or -signal.SIGKILL)
+        with server.makefile("r") as answers, open("/proc/self/comm", "w", encoding="ascii") as name:
+            name.write(NAME + answers.readline().strip())
+            name.flush()
+            status = int(answers.readline() or -signal.SIGKILL)
     if status < 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), -status)

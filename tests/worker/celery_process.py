@@ -10,6 +10,7 @@ from typing import Self
 import psutil
 
 from tests.forked import Program
+from tests.interpreter.sitecustomize import NAME
 from tests.waiting import all_end, eventually
 
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -55,20 +56,38 @@ class CeleryProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def family(self) -> list[psutil.Process]:
+        """Return the descendants of the worker, and the trainers that were forked for them, with their descendants."""
+        found: list[psutil.Process] = []
+        unseen = [psutil.Process(self.pid)]
+        while unseen:
+            process = unseen.pop()
+            children = process.children()
+            if process.name().startswith(NAME):
+                children.append(psutil.Process(int(process.name().removeprefix(NAME))))
+            found += children
+            unseen += children
+        return found
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes that train a job."""
+        family = self.family()
+        return [process for process in family if not process.children() and not process.name().startswith(NAME)]
+
     def kill(self) -> None:
         """Send SIGKILL to the worker only. Return once its trainer processes have exited."""
-        family = psutil.Process(self.pid).children(recursive=True)
+        family = self.family()
         self._process.kill()
         assert all_end(family, STOP_SECONDS)
 
     def suspend(self) -> None:
         """Stop the worker and its trainers, as when their machine is frozen."""
-        for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
+        for process in (psutil.Process(self.pid), *self.family()):
             process.suspend()
 
     def resume(self) -> None:
         """Continue after `suspend`."""
-        for process in (*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)):
+        for process in (*self.family(), psutil.Process(self.pid)):
             process.resume()
 
     def drain(self) -> int:

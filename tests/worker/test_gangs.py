@@ -1,5 +1,6 @@
 """Jobs over several workers, each with a state directory of its own, which meet on loopback."""
 
+import threading
 from contextlib import ExitStack
 
 import pytest
@@ -7,11 +8,16 @@ import pytest
 from app.core.jobs import invariants, queries
 from app.core.jobs.state_machine import JobStatus
 from app.core.jobs.tables import Job
+from app.core.spec.graders import EndpointGrader
+from app.core.spec.job import GroupMix, JobSpec, MethodType, Sampling
 from app.core.spec.resources import Resources
+from tests.http_server import Received, Reply, http_server
 from tests.setup_jobs import make_job, stored_file, supervised
 from tests.waiting import eventually
 from tests.worker.celery_process import CeleryProcess
 from tests.worker.conftest import Plant
+from tests.worker.network import cut
+from tests.worker.training.runs import STEPS, settings
 
 
 def machine(plant: Plant, name: str, application: str = "tests.worker.protocol_worker") -> CeleryProcess:
@@ -119,14 +125,69 @@ def test_cut_connection_repeats_the_attempt(plant: Plant) -> None:
     assert_metrics_once(plant, job, 12)
 
 
+class Gate:
+    """A reward server that answers a number of requests, and holds the others until more are released."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._received = self._released = 0
+
+    def answer(self, _: Received) -> Reply:
+        with self._changed:
+            self._received += 1
+            number = self._received
+            self._changed.wait_for(lambda: number <= self._released)
+        return Reply(b'{"results": [{"reward": %d}]}' % (number % 2))
+
+    def release(self, more: int) -> None:
+        """Answer the requests that wait, and `more` further ones."""
+        with self._changed:
+            self._released = self._received + more
+            self._changed.notify_all()
+
+
+def submit_graded(plant: Plant, url: str) -> str:
+    """Create a queued job over two workers: 8 steps, each with 6 requests to the reward server."""
+    options = settings(
+        "gft",
+        grader=EndpointGrader(url=url, timeout_seconds=120.0),
+        group=GroupMix(expert=1, teacher=0, self_=2),
+        sampling=Sampling(max_tokens=2),
+    )
+    spec = JobSpec(model="tiny", method=MethodType.gft, settings=options, seed=7, resources=Resources(nodes=2))
+    with plant.database.transaction() as session:
+        file = stored_file(session, plant.store, plant.project, plant.directory, 8)
+        return make_job(session, plant.project, spec, file).id
+
+
 @pytest.mark.slow
-def test_two_workers_train_one_job(plant: Plant) -> None:
-    """The real trainer over gloo, in one process on each worker; then a job resumes on one worker."""
-    shared = submit(plant, n_epochs=2)
-    with plant.default_worker(), ExitStack() as running:
+def test_real_trainers_over_two_machines(plant: Plant) -> None:
+    """The real trainer over gloo, one process on each machine: first their connection is cut, then one is frozen."""
+    gate = Gate()
+    plant.environment["GROUPTUNE_ALLOWED_PRIVATE_HOSTS"] = "127.0.0.1"
+    with http_server(gate.answer) as url, plant.default_worker(), ExitStack() as running:
+        running.callback(gate.release, 1_000_000)
+        job_id = submit_graded(plant, url)
+        workers = {}
         for name in "ab":
-            running.enter_context(machine(plant, name, "worker.celery_app"))
-        job = plant.wait_for(shared, JobStatus.succeeded)
-        [pids] = workers_of(plant, shared)
-        assert len(set(pids)) == 2
-    assert_metrics_once(plant, job, 8)
+            worker = running.enter_context(machine(plant, name, "worker.celery_app"))
+            workers[str(worker.pid)] = worker
+        gate.release(15)
+        plant.wait_for_step(job_id, 2)
+        [one], [other] = (worker.ranks() for worker in workers.values())
+        assert cut(one.pid, other.pid) > 0
+        gate.release(15)
+        eventually(lambda: plant.attempts(job_id)[0].outcome is not None)
+        plant.end_back_off(job_id)
+        eventually(lambda: len(workers_of(plant, job_id)) == 2)
+        plant.wait_for_step(job_id, 3)
+        frozen = workers[workers_of(plant, job_id)[-1][1]]
+        frozen.suspend()
+        eventually(lambda: plant.attempts(job_id)[1].outcome is not None)
+        gate.release(1_000_000)
+        frozen.resume()
+        job = plant.wait_for(job_id, JobStatus.succeeded)
+    attempts = plant.attempts(job_id)
+    assert [attempt.outcome for attempt in attempts] == ["crashed", "lost_lease", "succeeded"]
+    assert 0 < attempts[1].resumed_from_step < attempts[2].resumed_from_step
+    assert_metrics_once(plant, job, STEPS)
