@@ -18,6 +18,7 @@ RESULTS: Final = ROOT / "bench" / "results" / "evidence.json"
 PACKAGES: Final = ("torch", "transformers", "openai")
 
 Result = dict[str, Any]
+_AND: Final = " and "
 
 
 @dataclass
@@ -47,8 +48,9 @@ class Results:
         return self.runs.get(run.key)
 
     def add(self, result: Result, about: dict[str, Any]) -> None:
-        """Store a result at once; a crash while writing leaves the old file."""
-        self.about = about
+        """Store a result at once; a crash while writing leaves the old file. All machines of the runs are named."""
+        machines = [*filter(None, self.about.get("hardware", "").split(_AND)), about["hardware"]]
+        self.about = about | {"hardware": _AND.join(dict.fromkeys(machines))}
         self.runs[result["key"]] = result
         temporary = self.path.with_suffix(".new")
         temporary.write_text(self.text(), encoding="utf-8")

@@ -161,9 +161,9 @@ RULES: Final[tuple[Rule, ...]] = (
         f"Several valid answers in {100 * MIN_SEVERAL_SHARE:.0f} % of the rows or more",
         MethodType.gft,
         "all",
-        "Imitation learns the answer that is shown; a group rewards each valid one. This needs a model that "
-        "sometimes succeeds: in a task that the base model never solved, imitation was right in 18 % after 20 steps, "
-        "`gft` in 1 %.",
+        "Imitation learns the answer that is shown; a group rewards each valid one. In a task of which the base model "
+        "solved 10 %, `gft` with seven rollouts was right in 32 % after 20 steps, imitation in 27 %: three seeds "
+        "cannot tell them apart. In a task that it never solved, `gft` was right in 1 %, imitation in 18 %.",
         lambda facts: facts.is_imitable and facts.has_grader and facts.several_share >= MIN_SEVERAL_SHARE,
         lambda facts: (
             f"{facts.several_share:.0%} of the graded rows have several different answers that pass: a group rewards "
