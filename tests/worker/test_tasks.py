@@ -9,6 +9,7 @@ from app.core.accounts.audit import Actor
 from app.core.files.tables import File, FileStatus
 from app.core.jobs import groups, lifecycle, queries
 from app.core.jobs.state_machine import AttemptOutcome, JobStatus
+from tests.interpreter.sitecustomize import NAME
 from tests.setup_jobs import make_file, supervised
 from tests.tiny_model import write_rows
 from tests.waiting import eventually
@@ -42,12 +43,14 @@ def outcomes(plant: Plant, job_id: str) -> list[str | None]:
 
 
 def trainers(job_id: str) -> list[int]:
-    """Return the ids of the live trainer processes of a job."""
+    """Return the ids of the live trainer processes of a job; of a forked one its own, not that of who waits for it."""
     pids = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and job_id.encode() in (entry / "cmdline").read_bytes():
-                pids.append(int(entry.name))
+                forked = (entry / "comm").read_text().strip().removeprefix(NAME)
+                is_alive = forked.isdigit() and Path("/proc", forked).exists()
+                pids.append(int(forked if is_alive else entry.name))
         except OSError:
             continue
     return pids
