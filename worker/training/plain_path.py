@@ -6,8 +6,9 @@ K answers computes its prompt K times.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ class PlainPath:
     def __init__(self, causal: Any, device: torch.device) -> None:
         self._causal = causal
         self._device = device
-        if causal.supports_gradient_checkpointing:
-            causal.activation_checkpointing_enable()
-        self._layers = [module for module in causal.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._is_computing = False
+        for module in causal.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = partial(self._checkpointed, module.forward)
         self._dynamic = dynamic_embeddings(causal)
         self._selects_logits = "logits_to_keep" in inspect.signature(causal.forward).parameters
 
@@ -69,15 +71,18 @@ class PlainPath:
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
-        # transformers checkpoints layers in training mode only. The flag is set on the layers alone: their parts stay
-        # in evaluation mode, so the base model's dropout stays off. In sampling it would switch the KV cache off.
-        for layer in self._layers:
-            layer.training = torch.is_grad_enabled()
+        self._is_computing = True
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer.training = False
+            self._is_computing = False
+
+    def _checkpointed(self, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Computes a layer. transformers itself checkpoints layers in training mode only, which would turn the base
+        model's dropout on in those that apply it themselves (BART's relatives)."""
+        if self._is_computing and torch.is_grad_enabled():
+            return checkpoint(forward, *arguments, use_reentrant=False, **options)
+        return forward(*arguments, **options)
 
 
 def _inputs(sequences: Sequence[Example]) -> Iterator[tuple[list[int], list[int]]]:

@@ -3,10 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import BartConfig, GenerationConfig
 
 from app.core.spec.job import Sampling
 from tests.worker.training import plain
@@ -17,6 +18,7 @@ from tests.worker.training.architectures import (
     PAD,
     VOCABULARY,
     WINDOW,
+    build,
     random_policy,
     randomise,
 )
@@ -67,6 +69,24 @@ def test_model_without_a_cache_is_not_refused(model_directory: ModelDirectory, t
     config["layer_types"] = ["heavily_compressed_attention"] * config["num_hidden_layers"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "the fast path fails: KeyError" in load_policy(tmp_path, LORA, seed=0).path.reason
+
+
+def test_layers_that_drop_by_themselves_keep_dropout_off(tmp_path: Path) -> None:
+    """BART's layers apply dropout in training mode, in which transformers would checkpoint them."""
+    shape: dict[str, Any] = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48}
+    bart = BartConfig(vocab_size=VOCABULARY, max_position_embeddings=128, dropout=0.5, is_decoder=True, **shape)
+    policy = random_policy(build(tmp_path, "bart", more={"bart": lambda: bart}))
+    model = plain.plain_copy(tmp_path, policy)
+    batch = pack(plain.examples(GROUPS), CPU)
+    found, expected = policy.logprobs(batch, 1.0)[0], plain.logprobs(model, GROUPS, 1.0)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+    # The decoder alone has adapters of its attention to an encoder, too.
+    gradients, right = (
+        torch.autograd.grad(value.sum(), list(trained.values()), allow_unused=True, materialize_grads=True)
+        for value, trained in ((found, policy.trained), (expected, plain.trained(model)))
+    )
+    for one, other in zip(gradients, right, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
