@@ -58,21 +58,22 @@ class Measured(NamedTuple):
     gradients: list[Tensor]
 
 
-def select_path(policy: "Policy", max_length: int | None = None) -> None:
+def select_path(policy: "Policy", max_length: int | None = None, avoid: str | None = None) -> None:
     """Switches `policy` to the fast path if it agrees with transformers, else to the plain path, and records why.
 
-    `max_length` is the length of the longest sequence that will be computed, if it is known.
+    `max_length` is the length of the longest sequence that will be computed, if it is known. `avoid` is a reason
+    against the fast path that is known already.
     Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite
     or the model is not causal.
     """
     started = time.monotonic()
     groups = check_groups(policy.causal)
-    with short_limits(policy.causal), _random_b(policy):
+    with short_limits(policy.causal), random_b(policy):
         policy.use_plain("", "eager")
         reference = _measure(policy, lambda: eager_logprobs(policy.causal, groups))
         if not all(bool(value.isfinite().all()) for value in (reference.logprobs_N, *reference.gradients)):
             raise ValueError("its log-probabilities or gradients are not finite")
-        tolerance = _tolerance(policy)
+        tolerance = tolerance_of(policy)
         if _change_by_later_tokens(policy, groups[0]) > tolerance.logprobs:
             raise ValueError("its tokens depend on the tokens after them, so it cannot write text from left to right")
 
@@ -80,9 +81,8 @@ def select_path(policy: "Policy", max_length: int | None = None) -> None:
             found = _measure(policy, lambda: policy.logprobs(pack(groups, policy.device), 1.0)[0])
             return _difference(path, found, reference, tolerance)
 
-        reason = _mixed_frequencies(policy, max_length) or _attempt(
-            policy.use_fast, lambda: _other_states(policy.causal) or problem("fast")
-        )
+        reason = avoid or _mixed_frequencies(policy, max_length)
+        reason = reason or _attempt(policy.use_fast, lambda: _other_states(policy.causal) or problem("fast"))
         # transformers usually selects torch's fused attention. Eager attention is right by definition.
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
             policy.use_plain(reason, "eager")
@@ -155,7 +155,8 @@ def _difference(path: str, found: Measured, expected: Measured, tolerance: Toler
     return None
 
 
-def _tolerance(policy: "Policy") -> Tolerance:
+def tolerance_of(policy: "Policy") -> Tolerance:
+    """Returns the tolerance for the precision of the policy's base model."""
     dtypes = {value.dtype for value in policy.causal.parameters() if not value.requires_grad}
     return EXACT if dtypes <= {torch.float32, torch.float64} else ROUNDED
 
@@ -217,7 +218,7 @@ def _measure(policy: "Policy", logprobs: Callable[[], Tensor]) -> Measured:
 
 
 @contextmanager
-def _random_b(policy: "Policy") -> Iterator[None]:
+def random_b(policy: "Policy") -> Iterator[None]:
     """Makes the adapter's B matrices random within the block."""
     random = torch.Generator().manual_seed(1)
     saved = {value: value.detach().clone() for name, value in policy.trained.items() if "lora_B" in name}

@@ -45,6 +45,7 @@ from worker.training.preference import PairLoss
 from worker.training.process_group import joined, own_rank
 from worker.training.reference import TEST, Reference
 from worker.training.rollouts.engine import open_engine, vacate_devices
+from worker.training.rollouts.sampler_check import check_sampler
 from worker.training.sharding import report_sharding
 from worker.training.teachers.factory import open_teachers
 from worker.training.tokenize import load_prompts, load_tokenizer, loss_summary
@@ -131,6 +132,7 @@ def _train(
         sharding=wanted.sharding,
         ranks=ranks,
     )
+    check_sampler(policy, base_dir, wanted.max_length)
     if ranks.rank == 0:
         run_log.note_model(policy, str(base_dir), time.monotonic() - started, wanted.base_precision)
     if wanted.base_precision != "native":

@@ -1,4 +1,4 @@
-"""Rollouts by transformers' own `generate`, for architectures on the plain path.
+"""Rollouts by transformers' own `generate`, for architectures on the plain path, or without any cache.
 
 Prompts of the same length form one batch, so there is no padding, which some architectures with recurrent states do not
 ignore exactly. Tokens are chosen as in `sampler`, with the same random numbers on every device.
@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from app.core.spec.job import Sampling
 from worker.training.model import Policy
+from worker.training.rope import dynamic_embeddings, forget_longest
 from worker.training.types import Completion
 
 Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -55,10 +56,41 @@ def generate(
     pad_id: int,
 ) -> list[Completion]:
     """Returns `count` completions of each prompt, prompt by prompt. The prompts must have the same length."""
-    chooser = _Chooser(choose)
     ids_B_T = torch.tensor(prompts, device=policy.device).repeat_interleave(count, 0)
+    tokens, logprobs = (_with_cache if policy.uses_cache else _without_cache)(
+        policy, ids_B_T, sampling.max_tokens, choose, end_ids, pad_id
+    )
+    return [_completion(row, values, end_ids) for row, values in zip(tokens, logprobs, strict=True)]
+
+
+def _without_cache(
+    policy: Policy, ids_B_T: Tensor, max_tokens: int, choose: Choose, end_ids: Collection[int], _pad_id: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Returns the next tokens of each sequence and their log p, each from a pass over the whole sequence.
+
+    `generate` cannot do this for all architectures: it passes positions that training does not pass.
+    """
+    dynamic, start = dynamic_embeddings(policy.causal), ids_B_T.shape[1]
+    ends_E = torch.tensor(sorted(end_ids), device=policy.device)
+    has_ended_B = torch.zeros(len(ids_B_T), dtype=torch.bool, device=policy.device)
+    logprobs: list[Tensor] = []
+    while len(logprobs) < max_tokens and not bool(has_ended_B.all()):
+        forget_longest(dynamic)
+        logits_B_V = policy.causal(input_ids=ids_B_T, use_cache=False).logits[:, -1]
+        chosen_B, logprobs_B = choose(logits_B_V.float().clone())
+        logprobs.append(logprobs_B)
+        ids_B_T = torch.cat([ids_B_T, chosen_B[:, None]], 1)
+        has_ended_B |= torch.isin(chosen_B, ends_E)
+    return ids_B_T[:, start:].tolist(), torch.stack(logprobs, 1).tolist()
+
+
+def _with_cache(
+    policy: Policy, ids_B_T: Tensor, max_tokens: int, choose: Choose, end_ids: Collection[int], pad_id: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Returns the next tokens of each sequence and their log p, by `generate`."""
+    chooser = _Chooser(choose)
     config = GenerationConfig(
-        max_new_tokens=sampling.max_tokens,
+        max_new_tokens=max_tokens,
         do_sample=False,
         eos_token_id=sorted(end_ids) or None,
         pad_token_id=pad_id,
@@ -72,9 +104,7 @@ def generate(
             logits_processor=[chooser],
             synced_gpus=False,  # a sharded base has its own lockstep
         )
-    tokens = output[:, ids_B_T.shape[1] :].tolist()
-    logprobs = torch.stack(chooser.logprobs_B, 1).tolist()
-    return [_completion(row, values, end_ids) for row, values in zip(tokens, logprobs, strict=True)]
+    return output[:, ids_B_T.shape[1] :].tolist(), torch.stack(chooser.logprobs_B, 1).tolist()
 
 
 @contextmanager

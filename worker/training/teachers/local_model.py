@@ -25,6 +25,7 @@ from worker.training.distributed import Ranks
 from worker.training.interfaces import StopFlag
 from worker.training.model import Policy, load_policy
 from worker.training.rollouts.sampler import Sampler, generator
+from worker.training.rollouts.sampler_check import check_sampler
 from worker.training.teachers.answers import LOCAL, TeacherAnswerCache
 from worker.training.tokenize import load_tokenizer
 from worker.training.types import JobFailure, Prompt, UsableAnswer
@@ -134,6 +135,7 @@ class LocalTeacher:
             wanted = self._trainer_spec.spec.hyperparameters.sharding
             lora = Lora(r=1, alpha=1)
             teacher = load_policy(self._directory, lora, seed=0, max_length=longest, sharding=wanted, ranks=self._ranks)
+            check_sampler(teacher, self._directory, longest)
             yield teacher, tokenizer
 
     def _sample(
