@@ -21,7 +21,7 @@ MAX_LOGPROBS = 5
 DEFAULT_MAX_TOKENS = 16
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-TokenId = Annotated[int, Field(ge=0, le=2_147_483_647)]
+TokenId = Annotated[int, Field(strict=True, ge=0, le=2_147_483_647)]
 TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKENS, fail_fast=True)]
 """Fails at the first wrong item: an error for each of a million items would keep the event loop busy for a minute."""
 Prompt = (

@@ -132,6 +132,8 @@ def test_stop_text_ends_a_completion(client: OpenAI) -> None:
         ({"prompt": [5, 4000]}, "prompt", "invalid_request"),
         ({"prompt": [[5], []]}, "prompt.1", "invalid_request"),
         ({"prompt": [5, "a"]}, "prompt", "invalid_request"),
+        ({"prompt": [5, True]}, "prompt", "invalid_request"),
+        ({"prompt": [[5, 6.0]]}, "prompt", "invalid_request"),
         ({"prompt": {"text": "a"}}, "prompt", "invalid_request"),
         ({"prompt": "a", "stop": ""}, "stop", "invalid_request"),
         ({"prompt": "a" * 600}, "prompt", "context_length_exceeded"),
