@@ -53,7 +53,7 @@ PROTOCOL: Final = """## How it is measured
   validation rows is run with seeds {other_seeds}. Each stage of a chain but the last takes the rate of its own
   method.
 - **Test**: {test} rows that choose nothing, the same for every method and seed, answered greedily and
-  graded in an [eval](evals.md). Seeds draw the training rows, their errors, and everything random in training.
+  graded as in an [eval](evals.md). Seeds draw the training rows, their errors, and everything random in training.
 - **Intervals** are over seeds and rows together (two-way clustering), so three seeds give wide ones.
   Differences are paired by seed and row.
 - **Drift**: forward KL to the base model on held-out rows, in nats a token (`eval/forward_kl`), and an old
