@@ -1,4 +1,7 @@
-"""The comparison of the sampler with training: what it finds, and what is used instead."""
+"""The comparison of the sampler with training: what it finds, and what is used instead.
+
+Some tests put a faulty part into the real sampler: that is the fault which the comparison must find.
+"""
 
 from pathlib import Path
 from typing import Any
