@@ -27,7 +27,7 @@ class PlainPath:
     def __init__(self, causal: Any, device: torch.device) -> None:
         self._causal = causal
         self._device = device
-        self._is_computing = False
+        self._is_checkpointing = False
         for module in causal.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.forward = partial(self._checkpointed, module.forward)
@@ -64,25 +64,33 @@ class PlainPath:
         keep = torch.tensor(index, device=self._device)
         options: dict[str, Any] = {"logits_to_keep": keep} if self._selects_logits else {}
         forget_longest(self._dynamic)
-        with self._checkpointing():
+        with self._checkpointing(True):
             output = self._causal(input_ids=torch.tensor([ids], device=self._device), use_cache=False, **options)
         logits_T_V: Tensor = output.logits[0]
         return logits_T_V if self._selects_logits else logits_T_V.index_select(0, keep)
 
     @contextmanager
-    def _checkpointing(self) -> Iterator[None]:
-        self._is_computing = True
+    def _checkpointing(self, value: bool) -> Iterator[None]:
+        before, self._is_checkpointing = self._is_checkpointing, value
         try:
             yield
         finally:
-            self._is_computing = False
+            self._is_checkpointing = before
 
     def _checkpointed(self, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Computes a layer. transformers itself checkpoints layers in training mode only, which would turn the base
         model's dropout on in those that apply it themselves (BART's relatives)."""
-        if self._is_computing and torch.is_grad_enabled():
-            return checkpoint(forward, *arguments, use_reentrant=False, **options)
+        if self._is_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._whole, forward, *arguments, use_reentrant=False, **options)
         return forward(*arguments, **options)
+
+    def _whole(self, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Computes a layer without checkpoints of the layers within it (Zamba's).
+
+        The backward pass computes it again outside of `_logits`, and must save the same tensors in the same order.
+        """
+        with self._checkpointing(False):
+            return forward(*arguments, **options)
 
 
 def _inputs(sequences: Sequence[Example]) -> Iterator[tuple[list[int], list[int]]]:

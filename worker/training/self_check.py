@@ -63,8 +63,8 @@ def select_path(policy: "Policy", max_length: int | None = None, avoid: str | No
 
     `max_length` is the length of the longest sequence that will be computed, if it is known. `avoid` is a reason
     against the fast path that is known already.
-    Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite
-    or the model is not causal.
+    Raises whatever transformers' own forward or backward pass raises, and `ValueError` if its results are not finite,
+    the model is not causal, or the plain path differs even with eager attention.
     """
     started = time.monotonic()
     groups = check_groups(policy.causal)
@@ -86,7 +86,8 @@ def select_path(policy: "Policy", max_length: int | None = None, avoid: str | No
         # transformers usually selects torch's fused attention. Eager attention is right by definition.
         if reason is not None and _attempt(lambda: policy.use_plain(reason), lambda: problem("plain")) is not None:
             policy.use_plain(reason, "eager")
-            _ = problem("plain")  # its backward pass must run, too
+            if (difference := problem("plain")) is not None:
+                raise ValueError(difference)
     covered = coverage(policy.model)
     policy.path = TrainingPath(
         name=policy.path.name,

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, GenerationConfig
+from transformers import BartConfig, GenerationConfig, ZambaConfig
 
 from app.core.spec.job import Sampling
 from tests.worker.training import plain
@@ -16,6 +17,7 @@ from tests.worker.training.architectures import (
     LONG_FACTORS,
     LORA,
     PAD,
+    SIZES,
     VOCABULARY,
     WINDOW,
     build,
@@ -71,22 +73,33 @@ def test_model_without_a_cache_is_not_refused(model_directory: ModelDirectory, t
     assert "the fast path fails: KeyError" in load_policy(tmp_path, LORA, seed=0).path.reason
 
 
-def test_layers_that_drop_by_themselves_keep_dropout_off(tmp_path: Path) -> None:
-    """BART's layers apply dropout in training mode, in which transformers would checkpoint them."""
+def bart() -> Any:
+    """Its layers apply dropout in training mode, in which transformers would checkpoint them."""
     shape: dict[str, Any] = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48}
-    bart = BartConfig(vocab_size=VOCABULARY, max_position_embeddings=128, dropout=0.5, is_decoder=True, **shape)
-    policy = random_policy(build(tmp_path, "bart", more={"bart": lambda: bart}))
+    return BartConfig(vocab_size=VOCABULARY, max_position_embeddings=128, dropout=0.5, is_decoder=True, **shape)
+
+
+def zamba() -> Any:
+    """Some of its layers contain another layer."""
+    mamba: dict[str, Any] = {"n_mamba_heads": 2, "mamba_d_state": 8, "attn_layer_period": 3, "attn_layer_offset": 2}
+    return ZambaConfig(**SIZES | {"num_hidden_layers": 6, "num_key_value_heads": 4}, **mamba)
+
+
+@pytest.mark.parametrize("config", [bart, zamba])
+def test_gradients_of_unusual_layers(config: Callable[[], Any], tmp_path: Path) -> None:
+    policy = random_policy(build(tmp_path, "unusual", more={"unusual": config}))
+    assert not policy.is_fast
     model = plain.plain_copy(tmp_path, policy)
     batch = pack(plain.examples(GROUPS), CPU)
     found, expected = policy.logprobs(batch, 1.0)[0], plain.logprobs(model, GROUPS, 1.0)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
-    # The decoder alone has adapters of its attention to an encoder, too.
+    assert torch.allclose(found, expected, rtol=0, atol=1e-4)
+    # The decoder of BART alone has adapters of its attention to an encoder, too.
     gradients, right = (
         torch.autograd.grad(value.sum(), list(trained.values()), allow_unused=True, materialize_grads=True)
         for value, trained in ((found, policy.trained), (expected, plain.trained(model)))
     )
     for one, other in zip(gradients, right, strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:

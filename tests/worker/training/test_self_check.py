@@ -98,6 +98,17 @@ def test_check_fails_for_changed_logits(llama: Policy) -> None:
     assert not llama.is_fast
 
 
+def test_check_refuses_a_plain_path_that_differs(llama: Policy) -> None:
+    """As with an architecture whose results depend on the number of sequences in its forward pass."""
+    llama.causal.register_forward_pre_hook(
+        lambda model, _, inputs: model.lm_head.register_buffer("sequences", torch.tensor(len(inputs["input_ids"]))),
+        with_kwargs=True,
+    )
+    llama.causal.lm_head.register_forward_hook(lambda head, _, logits: logits / head.sequences)
+    with pytest.raises(ValueError, match=r"^log-probabilities of the plain path differ by .* nats from transformers'"):
+        select_path(llama)
+
+
 def test_check_leaves_no_trace(model_directory: ModelDirectory) -> None:
     policy = random_policy(model_directory("gemma2"))
     before = {name: value.detach().clone() for name, value in policy.trained.items()}
