@@ -25,6 +25,9 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --n
 CPU_TORCH := $(if $(wildcard /dev/nvidiactl /dev/dxg),,--extra-index-url https://download.pytorch.org/whl/cpu)
 SHORTEN := sed -un -e 's/^ *\(Downloading\|Using cached\|Processing\) /  /p' -e 's/^Installing collected.*/Unpacking .../p'
 
+HAS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "Python 3.11 or newer is required: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+
 .PHONY: install
 install: $(RUNTIME) ## Create .venv with what running needs (PYTHON=python3.12 selects the interpreter)
 
@@ -32,8 +35,7 @@ install: $(RUNTIME) ## Create .venv with what running needs (PYTHON=python3.12 s
 setup: $(STAMP) ## Create .venv with the development tools as well
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is required: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(HAS_PYTHON)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -44,7 +46,18 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready."
 
-$(STAMP): pyproject.toml constraints.txt | $(RUNTIME:$(STAMP)=)
+# reasoning-gym needs pycosat, which PyPI has only as C source.
+CAN_COMPILE := import os, pathlib, shlex, shutil, sysconfig as s; \
+	compiler = shlex.split(os.environ.get("CC") or s.get_config_var("CC"))[0]; \
+	assert shutil.which(compiler) and pathlib.Path(s.get_path("include"), "Python.h").exists()
+
+.PHONY: compiler
+compiler:
+	@$(HAS_PYTHON)
+	@$(PYTHON) -c '$(CAN_COMPILE)' 2>/dev/null || { echo "The development tools need a C compiler and the headers of $(PYTHON)." \
+		"On Debian and Ubuntu: apt install gcc python3-dev" >&2; exit 1; }
+
+$(STAMP): pyproject.toml constraints.txt | $(if $(IS_FULL),,compiler) $(RUNTIME:$(STAMP)=)
 	@echo "Installing the development tools into $(VENV)."
 	@$(PIP) -e '.[local,dev]' | $(SHORTEN)
 	@# tests read axolotl's chat templates and never import it: it comes without its hundred dependencies
