@@ -99,13 +99,12 @@ def test_check_fails_for_changed_logits(llama: Policy) -> None:
 
 
 def test_check_refuses_a_plain_path_that_differs(llama: Policy) -> None:
-    """As with an architecture whose results depend on the number of sequences in its forward pass."""
-    llama.causal.register_forward_pre_hook(
-        lambda model, _, inputs: model.lm_head.register_buffer("sequences", torch.tensor(len(inputs["input_ids"]))),
-        with_kwargs=True,
+    """A layer that the backward pass computes again with another result, and a head that the fast path does not use."""
+    llama.causal.lm_head.register_forward_hook(lambda _, __, logits: 1.5 * logits)
+    llama.causal.model.layers[0].self_attn.register_forward_hook(
+        lambda _, __, output: output if torch._C._current_graph_task_id() < 0 else (2 * output[0], *output[1:])
     )
-    llama.causal.lm_head.register_forward_hook(lambda head, _, logits: logits / head.sequences)
-    with pytest.raises(ValueError, match=r"^log-probabilities of the plain path differ by .* nats from transformers'"):
+    with pytest.raises(ValueError, match=r"^gradients of the plain path differ by \d+% from transformers' own$"):
         select_path(llama)
 
 
