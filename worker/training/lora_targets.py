@@ -71,7 +71,7 @@ def excluded_layers(base: Any) -> str | None:
     linear = [name for name, each in base.named_modules() if isinstance(each, nn.Linear) and each is not head]
     patterns = [*_ROUTERS, *_INDEXERS]
     decoder = next((name for name, module in base.named_modules() if module is base.get_decoder()), "")
-    if decoder:
+    if decoder and base.get_decoder() is not head:  # ModernBERT names its head so
         patterns.append(rf"(?!{re.escape(decoder)}\.).*")
     if base.config.model_type in _STATE_SPACES:
         patterns.append(r"(.*\.)?out_proj")

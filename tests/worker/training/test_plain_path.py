@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, GenerationConfig, ZambaConfig
+from transformers import BartConfig, GenerationConfig, ModernBertDecoderConfig, ZambaConfig
 
 from app.core.spec.job import Sampling
 from tests.worker.training import plain
 from tests.worker.training.architectures import (
+    BOS,
     END,
     LONG_FACTORS,
     LORA,
@@ -85,7 +86,12 @@ def zamba() -> Any:
     return ZambaConfig(**SIZES | {"num_hidden_layers": 6, "num_key_value_heads": 4}, **mamba)
 
 
-@pytest.mark.parametrize("config", [bart, zamba])
+def modernbert() -> Any:
+    """Its output head is called `decoder`."""
+    return ModernBertDecoderConfig(**SIZES, cls_token_id=BOS, sep_token_id=END)
+
+
+@pytest.mark.parametrize("config", [bart, zamba, modernbert])
 def test_gradients_of_unusual_layers(config: Callable[[], Any], tmp_path: Path) -> None:
     policy = random_policy(build(tmp_path, "unusual", more={"unusual": config}))
     assert not policy.is_fast
