@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from openai import OpenAI
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
+from tests.api.jobs import gft
 from tests.dashboard.conftest import Trained
 from tests.dashboard.test_pages import violations
 from tests.processes import descendants
+from tests.tiny_model import write_rows
 
 SignIn = Callable[..., None]
 Picture = Callable[[Page, str], None]
@@ -102,6 +105,64 @@ def test_default_limit_shrinks_to_the_context(context: BrowserContext, sign_in: 
     page.get_by_label("Max tokens").fill("512")
     page.get_by_role("button", name="Ask again").click()
     expect(page.get_by_role("alert")).to_contain_text("maximum context length is 512 tokens")
+    page.get_by_label("Max tokens").fill("5")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".speed")).to_contain_text("5 tokens")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_asked_row_keeps_its_grader(page: Page, sign_in: SignIn, trained: Trained) -> None:
+    """Another row in the picker changes neither the verdicts nor how the asked row is asked again."""
+    sign_in(page, f"/ui/playground?model={quote(trained.model)}&job={trained.job}&row=2")
+    page.get_by_role("button", name="Ask this row").click()
+    expect(page.locator(".verdict")).to_contain_text("reward")
+    page.get_by_label("Row of a job as prompt").select_option("")
+    expect(page.get_by_label("Line", exact=True)).to_have_count(0)
+    expect(page.locator(".verdict")).to_contain_text("reward")
+    with page.expect_response(re.compile("graders/run")):
+        page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".verdict")).to_contain_text("reward")
+
+
+def test_rows_between_blank_lines(page: Page, sign_in: SignIn, client: OpenAI, tmp_path: Path) -> None:
+    """The picker reaches every row of a file, and no line beyond its last one."""
+    rows = write_rows(tmp_path / "rows.jsonl", 3).read_text(encoding="utf-8").splitlines()
+    (tmp_path / "spaced.jsonl").write_text("\n\n".join(rows) + "\n", encoding="utf-8")
+    file = client.files.create(file=tmp_path / "spaced.jsonl", purpose="fine-tune")
+    method = gft(group={"expert": 1, "teacher": 1, "self": 2})
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, validation_file=file.id, method=method)  # type: ignore[arg-type]
+    client.fine_tuning.jobs.cancel(job.id)
+    sign_in(page, f"/ui/playground?model=tiny&job={job.id}")
+    line, forth, back = (
+        page.get_by_label("Line", exact=True),
+        page.get_by_label("Next row"),
+        page.get_by_label("Previous"),
+    )
+    expect(back).to_be_disabled()
+    for number in ("3", "5"):
+        forth.click()
+        expect(line).to_have_value(number)
+    expect(forth).to_be_disabled()
+    for number in ("3", "1"):
+        back.click()
+        expect(line).to_have_value(number)
+    line.fill("9")
+    line.press("Enter")
+    expect(page.get_by_text("The file has 3 rows, and none from line 9 on.")).to_be_visible()
+    expect(page.get_by_role("button", name="Ask this row")).to_be_disabled()
+    back.click()
+    expect(line).to_have_value("5")
+
+
+def test_long_prompt_leaves_room_for_answers(page: Page, sign_in: SignIn) -> None:
+    sign_in(page, "/ui/playground?model=tiny")
+    page.get_by_label("Max tokens").fill("5")
+    message = page.get_by_label("Message", exact=True)
+    message.fill("1+1=\n" * 60)
+    page.get_by_role("button", name="Send").click()
+    expect(message).to_be_focused()
+    expect(page.locator(".speed")).to_be_in_viewport()
+    assert violations(page) == []
 
 
 def test_stop_ends_the_requests(page: Page, sign_in: SignIn) -> None:

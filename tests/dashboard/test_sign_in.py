@@ -41,3 +41,27 @@ def test_used_link_keeps_the_session(context: BrowserContext, root: str, stack: 
     expect(page.get_by_role("alert")).to_contain_text("You are still signed in.")
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     assert page.url == f"{root}/ui/"
+
+
+def test_other_tabs_follow_a_new_session(context: BrowserContext, root: str, stack: Stack, client: OpenAI) -> None:
+    """A tab that shows one project must not send requests of another one."""
+    old, new = context.new_page(), context.new_page()
+    old.goto(make_link(stack, root))
+    expect(old.get_by_title("Your key's project")).to_have_text("default")
+    project = client.post("/projects", body={"name": "second-tab"}, cast_to=object)["id"]  # type: ignore[index]
+    body = {"name": "second tab", "project_id": project, "scopes": ["jobs:read", "jobs:write", "models:read"]}
+    key = client.post("/api_keys", body=body, cast_to=object)["key"]  # type: ignore[index]
+    new.goto(make_link(stack, root, key))
+    for page in (new, old):
+        expect(page.get_by_title("Your key's project")).to_have_text("second-tab")
+
+
+def test_revoked_key_shows_why(context: BrowserContext, root: str, stack: Stack, client: OpenAI) -> None:
+    page = context.new_page()  # the refused request is an error in the console
+    created = client.post("/api_keys", body={"name": "short", "scopes": ["jobs:read", "models:read"]}, cast_to=object)
+    page.goto(make_link(stack, root, created["key"]))  # type: ignore[index]
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    client.delete(f"/api_keys/{created['id']}", cast_to=object)  # type: ignore[index]
+    page.get_by_role("link", name="Models").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("was revoked")

@@ -13,7 +13,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Dispatches `out` when a request shows that the session has ended. */
+/** Dispatches `out` with the server's reason when a request shows that the session has ended. */
 export const signedOut = new EventTarget();
 
 export async function api<T>(method: string, path: string, body?: unknown): Promise<T> {
@@ -39,10 +39,11 @@ export async function api<T>(method: string, path: string, body?: unknown): Prom
 export async function failure(response: Response): Promise<ApiError> {
   const sent = (await response.json().catch(() => null)) as { error?: Record<string, string | null> } | null;
   const error = sent?.error ?? {};
-  // A refused sign-in leaves the current session as it is.
-  if (response.status === 401 && !response.url.endsWith(SESSION)) signedOut.dispatchEvent(new Event("out"));
   const message =
     error.message ?? `The server returned status ${response.status}. Try again; if it persists, see the server's log.`;
+  // A refused sign-in leaves the current session as it is.
+  if (response.status === 401 && !response.url.endsWith(SESSION))
+    signedOut.dispatchEvent(new CustomEvent("out", { detail: message }));
   return new ApiError(message, response.status, error.code ?? null, error.param ?? null);
 }
 

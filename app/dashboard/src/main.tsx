@@ -9,7 +9,7 @@ import { PageLinks } from "./components/PageLinks";
 import { Loading } from "./components/primitives";
 import { Playground } from "./playground/Playground";
 import { ROOT, useLocation } from "./root";
-import { SessionContext, useCan } from "./session";
+import { announceSession, onOtherSession, SessionContext, useCan } from "./session";
 import { useShortcuts } from "./shortcuts";
 import { onTheme, theme, toggleTheme } from "./theme";
 import type { Session } from "./types";
@@ -54,16 +54,27 @@ function App() {
         refused(problem);
         setSession({ object: "dashboard.session", signed_in: false, scopes: [], has_engine: false, trackers: [] });
       });
+    const enter = (created: Session) => {
+      announceSession(created);
+      setSession(created);
+    };
     const code = takeCode();
     if (code === undefined) void load();
-    else post<Session>(SESSION, { code }).then(setSession, (problem: ApiError) => load().then(() => refused(problem)));
-    const out = () => setSession((old) => (old?.signed_in ? { ...old, signed_in: false } : old));
+    else post<Session>(SESSION, { code }).then(enter, (problem: ApiError) => load().then(() => refused(problem)));
+    const out = (event: Event) => {
+      setError((event as CustomEvent<string>).detail);
+      setSession((old) => (old?.signed_in ? { ...old, signed_in: false } : old));
+    };
     signedOut.addEventListener("out", out);
     // A link that is pasted into an open page changes only the hash, so the browser does not load the page again.
     const pasted = () => {
       const code = takeCode();
       // The new session may be for another project, so nothing of the page is kept.
-      if (code !== undefined) post<Session>(SESSION, { code }).then(() => location.reload(), refused);
+      if (code !== undefined)
+        post<Session>(SESSION, { code }).then((created) => {
+          announceSession(created);
+          location.reload();
+        }, refused);
     };
     addEventListener("hashchange", pasted);
     return () => {
@@ -71,10 +82,13 @@ function App() {
       removeEventListener("hashchange", pasted);
     };
   }, []);
+  // Requests of this tab would belong to the other key's project, whatever the page shows.
+  useEffect(() => (session ? onOtherSession(session, () => location.reload()) : undefined), [session]);
   if (!session) return <Loading what="the dashboard" />;
   if (!session.signed_in) {
     const done = (created: Session) => {
       setError(undefined);
+      announceSession(created);
       setSession(created);
     };
     return <SignIn problem={error} done={done} />;
@@ -85,7 +99,12 @@ function App() {
         <Shell
           session={session}
           problem={error}
-          leave={() => void remove(SESSION).then(() => setSession({ ...session, signed_in: false }))}
+          leave={() =>
+            void remove(SESSION).then(() => {
+              setSession({ ...session, signed_in: false });
+              setError(undefined);
+            })
+          }
         />
       </LocationProvider>
     </SessionContext.Provider>

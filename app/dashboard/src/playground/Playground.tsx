@@ -16,6 +16,7 @@ import { SettingsPanel } from "./SettingsPanel";
 import { EMPTY_SETTINGS, requestFields, toolsProblem } from "./settings";
 
 const DEFAULT_MAX_TOKENS = 512;
+const LAST_LINE = 2_000_000_000;
 
 export function Playground() {
   useTitle("Playground");
@@ -72,7 +73,8 @@ function useAddress(models: Model[]) {
   const columns = named.length ? named : firstModels(models);
   const job = search.get("job");
   const part = search.get("part") === "training" ? "training" : "heldout";
-  const source: PromptSource | undefined = job ? { job, part, row: Number(search.get("row")) || 1 } : undefined;
+  const row = Math.min(LAST_LINE, Math.max(1, Math.floor(Number(search.get("row"))) || 1));
+  const source: PromptSource | undefined = job ? { job, part, row } : undefined;
   const go = (newColumns: string[], newSource: PromptSource | undefined) =>
     route(playgroundPath(newColumns, newSource), true);
   return {
@@ -90,27 +92,32 @@ function Columns({ models }: { models: Model[] }) {
   const conversation = useConversation();
   const rows = useRowSource(source);
   const { rounds, isRunning } = conversation;
-  const maxTokens = rows?.maxTokens ?? DEFAULT_MAX_TOKENS;
   const first = rounds[0]?.prompt;
+  const maxTokens = first?.maxTokens ?? rows?.maxTokens ?? DEFAULT_MAX_TOKENS;
   const isValid = toolsProblem(form.tools) === undefined;
-  const settings = (prompt: Prompt | undefined): RequestSettings => ({
+  /** Settings of a conversation that begins with `prompt`. */
+  const settings = ({ asked, maxTokens }: Prompt): RequestSettings => ({
     system: form.system.trim(),
     fieldsOf: (model) => ({
-      ...requestFields(form, maxTokens, prompt?.row?.tools ?? []),
-      ...(prompt?.row && rows ? templateFields(rows, models, model) : {}),
+      ...requestFields(form, maxTokens, asked?.row.tools ?? []),
+      ...(asked ? templateFields(asked, models, model) : {}),
     }),
     isLimitDefault: !form.max_tokens.trim(),
   });
   const ask = (prompt: Prompt) => {
-    if (prompt.row) conversation.clear();
-    conversation.send(prompt, columns, settings(prompt.row ? prompt : first));
+    if (prompt.asked) conversation.clear();
+    conversation.send(prompt, columns, settings(prompt.asked ? prompt : (first ?? prompt)));
     setText("");
   };
-  const askRow = () =>
-    rows?.row && ask({ messages: withCallIds(rows.row.messages as unknown as Prompt["messages"]), row: rows.row });
+  const askRow = () => {
+    if (!rows?.row) return;
+    const messages = withCallIds(rows.row.messages as unknown as Prompt["messages"]);
+    const { row, job, grader } = rows;
+    ask({ messages, maxTokens: rows.maxTokens ?? DEFAULT_MAX_TOKENS, asked: { row, job, grader } });
+  };
   const send = () => {
     if (isRunning || !isValid) return;
-    if (text.trim()) ask({ messages: [{ role: "user", content: text }] });
+    if (text.trim()) ask({ messages: [{ role: "user", content: text }], maxTokens });
     else if (!rounds.length) askRow();
   };
   return (
@@ -118,7 +125,7 @@ function Columns({ models }: { models: Model[] }) {
       <div class="title">
         <h1>Playground</h1>
         <div class="row">
-          {rounds.length > 0 && (
+          {first && (
             <>
               <button
                 type="button"
@@ -140,8 +147,8 @@ function Columns({ models }: { models: Model[] }) {
           form={form}
           set={(changed) => setForm((old) => ({ ...old, ...changed }))}
           maxTokens={maxTokens}
-          hasOwnSystem={first?.row?.messages.some((message) => message.role === "system") ?? false}
-          hasOwnTools={Boolean(first?.row?.tools.length)}
+          hasOwnSystem={first?.asked?.row.messages.some((message) => message.role === "system") ?? false}
+          hasOwnTools={Boolean(first?.asked?.row.tools.length)}
         >
           <RowPicker
             {...{ models, columns, source, rows, setSource }}
@@ -157,8 +164,7 @@ function Columns({ models }: { models: Model[] }) {
               key={index}
               {...{ round, columns, conversation }}
               isLast={index === rounds.length - 1}
-              grader={index === 0 ? rows?.grader : undefined}
-              settings={settings(first)}
+              settings={settings(first ?? round.prompt)}
             />
           ))}
           <Composer {...{ text, setText, send, isRunning, isValid }} stop={() => conversation.stop()} />
@@ -197,6 +203,7 @@ function Composer({ text, setText, send, stop, isRunning, isValid }: ComposerPro
       onSubmit={(event) => {
         event.preventDefault();
         send();
+        field.current?.focus(); // the button is replaced, and a key that is held down must not press the next one
       }}
     >
       <textarea
@@ -209,11 +216,19 @@ function Composer({ text, setText, send, stop, isRunning, isValid }: ComposerPro
         onKeyDown={(event) => event.key === "Escape" && stop()}
       />
       {isRunning ? (
-        <button type="button" class="danger" onClick={stop}>
+        <button
+          key="stop"
+          type="button"
+          class="danger"
+          onClick={() => {
+            stop();
+            field.current?.focus();
+          }}
+        >
           ■ Stop
         </button>
       ) : (
-        <button type="submit" class="primary" disabled={!text.trim() || !isValid} title="Ctrl Enter">
+        <button key="send" type="submit" class="primary" disabled={!text.trim() || !isValid} title="Ctrl Enter">
           Send <kbd>Ctrl ⏎</kbd>
         </button>
       )}

@@ -13,12 +13,11 @@ interface Props {
   columns: string[];
   conversation: Conversation;
   isLast: boolean;
-  /** Grades the answers to a row. */
-  grader: unknown;
   settings: RequestSettings;
 }
 
-export function RoundView({ round, columns, conversation, isLast, grader, settings }: Props) {
+export function RoundView({ round, columns, conversation, isLast, settings }: Props) {
+  const { asked } = round.prompt;
   const section = useRef<HTMLDivElement>(null);
   useEffect(() => {
     if (isLast) section.current?.scrollIntoView({ block: "nearest" });
@@ -37,12 +36,13 @@ export function RoundView({ round, columns, conversation, isLast, grader, settin
                   key={index}
                   turn={turn}
                   choose={(choice) => conversation.choose(turn, choice)}
-                  grading={grader && round.prompt.row && index === 0 ? { grader, row: round.prompt.row } : undefined}
+                  grading={asked?.grader && index === 0 ? asked : undefined}
                   sendResults={
                     isLast && turn === turns.at(-1)
                       ? (results) => conversation.sendResults(round, model, results, settings)
                       : undefined
                   }
+                  retry={isLast && turn === turns.at(-1) ? () => conversation.retry(round, model, settings) : undefined}
                 />
               ))}
               {!turns.length && isLast && (
@@ -63,9 +63,9 @@ export function RoundView({ round, columns, conversation, isLast, grader, settin
 }
 
 function PromptView({ prompt }: { prompt: Round["prompt"] }) {
-  const { row } = prompt;
+  const row = prompt.asked?.row;
   return (
-    <div class="asked">
+    <div class="asked" tabIndex={0} role="region" aria-label="Prompt">
       {row && <span class="soft">Line {row.line}</span>}
       {prompt.messages.map((message, index) => (
         <div key={index} class="turn">
@@ -89,9 +89,10 @@ interface TurnProps {
   choose: (choice: number) => void;
   grading: Parameters<typeof AnswerView>[0]["grading"];
   sendResults: Parameters<typeof ToolResults>[0]["send"] | undefined;
+  retry: (() => void) | undefined;
 }
 
-function TurnView({ turn, choose, grading, sendResults }: TurnProps) {
+function TurnView({ turn, choose, grading, sendResults, retry }: TurnProps) {
   const calls = turn.answer.choices[turn.chosen]?.calls ?? [];
   return (
     <>
@@ -102,6 +103,11 @@ function TurnView({ turn, choose, grading, sendResults }: TurnProps) {
         </div>
       ))}
       <AnswerView {...{ grading, choose }} answer={turn.answer} chosen={turn.chosen} />
+      {retry && turn.answer.state === "failed" && (
+        <button type="button" onClick={retry}>
+          Try again
+        </button>
+      )}
       {sendResults && calls.length > 0 && !isRunning(turn.answer) && <ToolResults calls={calls} send={sendResults} />}
     </>
   );

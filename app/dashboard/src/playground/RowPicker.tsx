@@ -5,7 +5,7 @@ import { asText } from "../dataFile";
 import { plural } from "../format";
 import { modelTitle, type PromptSource } from "../modelNames";
 import type { FileRow, Model } from "../types";
-import type { RowSource } from "./rowSource";
+import { lineBefore, type RowSource } from "./rowSource";
 
 interface Props {
   models: Model[];
@@ -22,14 +22,16 @@ function jobsOf(models: Model[], columns: string[]): Map<string, string> {
   const asked = models.filter(
     (model) => model.job_id && [model.id, ...model.aliases].some((id) => columns.includes(id)),
   );
-  return new Map(asked.map((model) => [model.job_id ?? "", modelTitle(model.id)]));
+  return new Map(asked.map(({ id, job_id }) => [job_id ?? "", modelTitle(id.replace(/:ckpt-step-\d+$/, ""))]));
 }
 
 export function RowPicker({ models, columns, source, rows, setSource, ask, isDisabled }: Props) {
   const jobs = jobsOf(models, columns);
   if (source && !jobs.has(source.job)) jobs.set(source.job, rows?.job?.user_provided_suffix ?? source.job);
   if (!jobs.size) return null;
-  const to = (row: number) => source && setSource({ ...source, row: Math.max(1, row) });
+  const line = rows?.row?.line ?? source?.row ?? 1;
+  const to = (row: number) => source && setSource({ ...source, row: Math.max(1, Math.floor(row) || 1) });
+  const toPrevious = async (file: string, line: number) => to((await lineBefore(file, line)) ?? line);
   return (
     <section class="picker" aria-label="Row as prompt">
       <label class="field">
@@ -54,10 +56,15 @@ export function RowPicker({ models, columns, source, rows, setSource, ask, isDis
       {source && rows?.file === null && (
         <p class="problem">✕ This job has no held-out file. Choose its training file.</p>
       )}
-      {source && rows?.row && (
+      {source && rows?.file && rows.count > 0 && (
         <>
           <div class="row">
-            <button type="button" aria-label="Previous row" onClick={() => to((rows.row?.line ?? 1) - 1)}>
+            <button
+              type="button"
+              aria-label="Previous row"
+              disabled={line <= 1}
+              onClick={() => void toPrevious(rows.file ?? "", line)}
+            >
               ◀
             </button>
             <input
@@ -65,10 +72,10 @@ export function RowPicker({ models, columns, source, rows, setSource, ask, isDis
               class="short"
               aria-label="Line"
               min={1}
-              value={rows.row.line}
+              value={line}
               onChange={(event) => to(Number(event.currentTarget.value))}
             />
-            <button type="button" aria-label="Next row" onClick={() => to((rows.row?.line ?? 0) + 1)}>
+            <button type="button" aria-label="Next row" disabled={!rows.hasMore} onClick={() => to(line + 1)}>
               ▶
             </button>
             <button
@@ -79,8 +86,14 @@ export function RowPicker({ models, columns, source, rows, setSource, ask, isDis
               Random
             </button>
           </div>
-          <RowPreview row={rows.row} />
-          <button type="button" class="primary wide" disabled={isDisabled} onClick={ask}>
+          {rows.row ? (
+            <RowPreview row={rows.row} />
+          ) : (
+            <p class="problem">
+              ✕ The file has {plural(rows.count, "row")}, and none from line {source.row} on.
+            </p>
+          )}
+          <button type="button" class="primary wide" disabled={isDisabled || !rows.row} onClick={ask}>
             Ask this row
           </button>
         </>

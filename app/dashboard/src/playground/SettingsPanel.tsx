@@ -1,6 +1,6 @@
 // Prompt, sampling, tools of the requests.
 import type { ComponentChildren } from "preact";
-import { EXAMPLE_TOOLS, type SettingsForm, toolsProblem } from "./settings";
+import { EXAMPLE_TOOLS, type SettingsForm, samplingNote, toolsProblem } from "./settings";
 import { ProbabilityLegend } from "./Tokens";
 
 interface Props {
@@ -43,19 +43,13 @@ export function SettingsPanel({ form, set, maxTokens, hasOwnSystem, hasOwnTools,
             {hasOwnSystem && form.system && <small>The row has its own system message, which is used instead.</small>}
           </label>
           <div class="sampling">
-            {number("temperature", "Temperature", { min: 0, max: 2, step: 0.1 })}
-            {number("top_p", "Top p", { min: 0, max: 1, step: 0.05 })}
+            {number("temperature", "Temperature", { min: 0, max: 2, step: 0.1, placeholder: "1" })}
+            {number("top_p", "Top p", { min: 0, max: 1, step: 0.05, placeholder: "1" })}
             {number("max_tokens", "Max tokens", { min: 1, placeholder: String(maxTokens) })}
             {number("seed", "Seed", { min: 0, placeholder: "any" })}
-            {number("n", "Answers", { min: 1, max: 8 })}
+            {number("n", "Answers", { min: 1, max: 16, placeholder: "1" })}
           </div>
-          <small>
-            {Number(form.temperature) === 0
-              ? Number(form.n) > 1
-                ? "At temperature 0 all answers of a model are equal. Raise it to see different ones."
-                : "Temperature 0, as in held-out evaluation: the most probable answer."
-              : "Answers are sampled. Set a seed to repeat them."}
-          </small>
+          <small>{samplingNote(form)}</small>
           <label class="row">
             <input
               type="checkbox"

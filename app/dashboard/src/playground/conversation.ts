@@ -1,14 +1,16 @@
 // A conversation with several models at once: each round has one prompt and the answers of every column.
 import { useEffect, useMemo, useReducer } from "preact/hooks";
 import { ApiError } from "../api";
-import type { FileRow } from "../types";
 import { type Answer, addChunk, asMessage, isRunning, newAnswer } from "./answers";
 import { type ChatMessage, chatChunks } from "./chatStream";
+import type { AskedRow } from "./rowSource";
 
 export interface Prompt {
   messages: ChatMessage[];
+  /** `max_tokens` of the conversation that it begins, unless the form has one. */
+  maxTokens: number;
   /** The row of a data file that the messages come from; its answers are graded. */
-  row?: FileRow;
+  asked?: AskedRow;
 }
 
 /** One request to a model: the first of a round, or one that sends the results of tool calls. */
@@ -69,6 +71,13 @@ export class Conversation {
       round.turns.delete(model);
       void this.ask(round, model, [], settings);
     }
+  }
+
+  /** Repeats the last request to one model, which failed. */
+  retry(round: Round, model: string, settings: RequestSettings): void {
+    const turns = round.turns.get(model) ?? [];
+    round.turns.set(model, turns.slice(0, -1));
+    void this.ask(round, model, turns.at(-1)?.sent ?? [], settings);
   }
 
   /** Asks one model all prompts that it has not answered, one after the other. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { EMPTY_SETTINGS, EXAMPLE_TOOLS, requestFields, toolsProblem } from "./settings";
+import { EMPTY_SETTINGS, EXAMPLE_TOOLS, requestFields, samplingNote, toolsProblem } from "./settings";
 
 describe("toolsProblem", () => {
   it("names the first invalid tool", () => {
@@ -25,5 +25,14 @@ describe("requestFields", () => {
     expect(fields.tools).toHaveLength(1);
     const row = [{ type: "function", function: { name: "of_the_row" } }];
     expect(requestFields(form, 64, row).tools).toEqual(row);
+  });
+});
+
+describe("samplingNote", () => {
+  it("takes the server's default for an empty temperature", () => {
+    expect(samplingNote(EMPTY_SETTINGS)).toContain("most probable");
+    expect(samplingNote({ ...EMPTY_SETTINGS, n: "2" })).toContain("are equal");
+    for (const temperature of ["", " ", "1"])
+      expect(samplingNote({ ...EMPTY_SETTINGS, temperature })).toContain("are sampled");
   });
 });

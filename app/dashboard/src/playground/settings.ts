@@ -68,6 +68,15 @@ export function toolsProblem(text: string): string | undefined {
   return undefined;
 }
 
+/** Returns what the temperature means. The server's default is 1. */
+export function samplingNote({ temperature, n }: SettingsForm): string {
+  const isSampled = !temperature.trim() || Number(temperature) !== 0;
+  if (isSampled) return "Answers are sampled. Set a seed to repeat them.";
+  return Number(n) > 1
+    ? "At temperature 0 all answers of a model are equal. Raise it to see different ones."
+    : "Temperature 0, as in held-out evaluation: the most probable answer.";
+}
+
 /** Returns the fields of a request; `tools` replaces the form's, and `maxTokens` is used if the form has none. */
 export function requestFields(form: SettingsForm, maxTokens: number, tools: unknown[]): Record<string, unknown> {
   const own = form.tools.trim() && !toolsProblem(form.tools) ? (JSON.parse(form.tools) as unknown[]) : [];
