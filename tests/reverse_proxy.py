@@ -11,8 +11,10 @@ _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\
 
 
 @contextmanager
-def reverse_proxy(upstream: str, prefix: str, *, strip: bool) -> Iterator[str]:
+def reverse_proxy(upstream: str, prefix: str, *, strip: bool, port: int = 0) -> Iterator[str]:
     """Yield the address of `upstream` below `prefix`, which the proxy strips from all paths or keeps.
+
+    Listens on `port`, or on a free one. All connections are closed at the end.
 
     Other paths are not served. Passes bytes on as they arrive, so streams work. Each request has a connection of its
     own.
@@ -58,7 +60,10 @@ def reverse_proxy(upstream: str, prefix: str, *, strip: bool) -> Iterator[str]:
                     server.sendall(chunk)
                 server.shutdown(socket.SHUT_RDWR)  # the client has gone: ends a stream
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy:
+    class Server(ThreadingTCPServer):
+        allow_reuse_address = True
+
+    with Server(("127.0.0.1", port), Handler) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

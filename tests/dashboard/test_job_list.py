@@ -46,7 +46,7 @@ def test_sort_select_and_delete_jobs(
 ) -> None:
     sign_in(page, "/ui/?q=listed-")
     names = page.locator(".cells.job .name a")
-    expect(names).to_have_count(3)
+    expect(names).to_have_text(["listed-a", "listed-c", "listed-b"])  # the newest first, also within a second
     page.get_by_label("Sort").select_option("By name")
     expect(names).to_have_text(["listed-a", "listed-b", "listed-c"])
     page.get_by_label("Sort").select_option("Oldest first")

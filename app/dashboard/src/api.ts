@@ -1,4 +1,5 @@
 // Requests to the public API, the same one that other clients use. The session cookie replaces the API key.
+import { checkConnection } from "./connection";
 import { ROOT } from "./root";
 import type { Page } from "./types";
 
@@ -25,12 +26,8 @@ export async function api<T>(method: string, path: string, body?: unknown): Prom
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError(
-      "Cannot reach the server. Check that it is running. This page may be out of date.",
-      0,
-      null,
-      null,
-    );
+    checkConnection();
+    throw new ApiError("Cannot reach the server. Check that it is running.", 0, null, null);
   }
   if (response.ok) return (await response.json()) as T;
   throw await failure(response);

@@ -1,6 +1,7 @@
 // Data that stays current: requests that repeat on changes, and the server's event streams.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type ApiError, get, JOBS, query } from "./api";
+import { checkConnection, useReconnection } from "./connection";
 import { ROOT } from "./root";
 import type { FileObject, Job, JobEvent, Page } from "./types";
 
@@ -11,8 +12,8 @@ export interface Loaded<T> {
 }
 
 /**
- * The response to a GET, which is repeated whenever `path` or `version` changes; null requests nothing. The old response
- * stays until the new one arrives. While a request is in flight, any number of changes cause one more request.
+ * The response to a GET, which is repeated whenever `path` or `version` changes, and when a lost server responds again;
+ * null requests nothing. The old response stays until the new one arrives. While a request is in flight, any number of changes cause one more request.
  */
 export function useGet<T>(path: string | null, version: number | string = 0): Loaded<T> {
   const [state, setState] = useState<{ value?: T; error?: ApiError }>({});
@@ -43,7 +44,9 @@ export function useGet<T>(path: string | null, version: number | string = 0): Lo
       flight.current = { path: null, isBusy: false, again: false };
     };
   }, []);
-  return { value: state.value, error: state.error, reload: () => setRound((old) => old + 1) };
+  const reload = () => setRound((old) => old + 1);
+  useReconnection(reload);
+  return { value: state.value, error: state.error, reload };
 }
 
 const MAX_FOLLOWED = 4;
@@ -139,6 +142,7 @@ export function followJob(id: string, after: string | undefined, handlers: JobSt
     source.onopen = () => handlers.onConnection?.(true);
     source.onerror = () => {
       handlers.onConnection?.(false);
+      checkConnection();
       if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, REOPEN_MS);
     };
   };
@@ -161,6 +165,8 @@ export function useJob(id: string, onEvents: (events: JobEvent[]) => void): Live
   const [state, setState] = useState<LiveJob>({ job: undefined, error: undefined, isConnected: false });
   const handler = useRef(onEvents);
   handler.current = onEvents;
+  const [round, setRound] = useState(0);
+  useReconnection(() => state.job === undefined && setRound(round + 1));
   useEffect(() => {
     let stop: (() => void) | undefined;
     let hasLeft = false;
@@ -184,7 +190,7 @@ export function useJob(id: string, onEvents: (events: JobEvent[]) => void): Live
       hasLeft = true;
       stop?.();
     };
-  }, [id]);
+  }, [id, round]);
   return state;
 }
 
@@ -193,11 +199,21 @@ export function useProjectStream(onJobs: (jobs: Job[]) => void): void {
   const handler = useRef(onJobs);
   handler.current = onJobs;
   useEffect(() => {
-    const source = new EventSource(`${ROOT}/v1/fine_tuning/stream`);
+    let source: EventSource;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     const jobs = batched<Job>((batch) => handler.current(batch));
-    source.addEventListener("state", (message) => jobs.add(JSON.parse(message.data) as Job));
+    const open = () => {
+      source = new EventSource(`${ROOT}/v1/fine_tuning/stream`);
+      source.addEventListener("state", (message) => jobs.add(JSON.parse(message.data) as Job));
+      source.onerror = () => {
+        checkConnection();
+        if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, REOPEN_MS);
+      };
+    };
+    open();
     return () => {
       source.close();
+      clearTimeout(timer);
       jobs.cancel();
     };
   }, []);
@@ -259,15 +275,22 @@ export function useJobs(filter: JobFilter): {
     more();
   };
   useEffect(reload, [filter.search, filter.status, filter.method, filter.order_by, filter.order]);
-  // A new job has a place in the list only if that begins with the newest one.
+  useReconnection(() => state.error && reload());
+  // A new job has a place in the list, its first one, only if that begins with the newest job.
   useProjectStream((changed) =>
-    merge(changed.filter((job) => loaded.has(job.id) || (isNewestFirst && matchesFilter(job, filter)))),
+    setLoaded((old) => {
+      const isNew = (job: Job) => isNewestFirst && !old.has(job.id) && matchesFilter(job, filter);
+      const fresh = changed.filter(isNew).reverse();
+      const known = changed.filter((job) => old.has(job.id));
+      return new Map([...fresh, ...old.values(), ...known].map((job) => [job.id, job]));
+    }),
   );
 
   const jobs = useMemo(() => {
     const fitting = [...loaded.values()].filter((job) => !filter.status || job.status === filter.status);
     if (!isNewestFirst) return fitting; // in the order in which the server listed them
-    return fitting.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+    // Jobs of the same second stay in the server's order, which knows fractions of it.
+    return fitting.sort((a, b) => b.created_at - a.created_at);
   }, [loaded, filter.status, isNewestFirst]);
   return { jobs, error: state.error, isLoading: state.isLoading, hasMore: state.hasMore, more, reload };
 }

@@ -7,6 +7,7 @@ import { type ApiError, get, post, remove, SESSION, signedOut } from "./api";
 import { CommandPalette, ShortcutHelp } from "./components/Dialogs";
 import { PageLinks } from "./components/PageLinks";
 import { Loading } from "./components/primitives";
+import { useIsLost, useReconnection } from "./connection";
 import { Playground } from "./playground/Playground";
 import { ROOT, useLocation } from "./root";
 import { announceSession, onOtherSession, SessionContext, useCan } from "./session";
@@ -47,6 +48,16 @@ function takeCode(): string | undefined {
 function App() {
   const [session, setSession] = useState<Session>();
   const [error, setError] = useState<string>();
+  // The restarted server may have ended the session; a page that began without it has none yet.
+  useReconnection(() =>
+    get<Session>(SESSION).then(
+      (current) => {
+        setError(undefined);
+        setSession(current);
+      },
+      () => undefined, // another probe follows
+    ),
+  );
   useEffect(() => {
     const refused = (problem: ApiError) => setError(problem.message);
     const load = () =>
@@ -117,6 +128,7 @@ function Shell({ session, problem, leave }: { session: Session; problem: string 
   useEffect(() => onTheme(() => setShade(theme())), []);
   const { route } = useLocation();
   const writesJobs = useCan("jobs:write");
+  const isLost = useIsLost();
   useShortcuts({
     "ctrl-k": () => setOpen("palette"),
     "?": () => setOpen("help"),
@@ -157,6 +169,11 @@ function Shell({ session, problem, leave }: { session: Session; problem: string 
             Sign out
           </button>
         </div>
+        {isLost && (
+          <p class="lost" role="status">
+            ⚠ The server does not respond, so this page is out of date. Trying again …
+          </p>
+        )}
       </header>
       <main id="main" tabIndex={-1}>
         {problem && (

@@ -5,6 +5,7 @@ import { useRoute } from "preact-iso";
 import { type ApiError, JOBS, post } from "../api";
 import { ConfirmDialog } from "../components/Dialogs";
 import { CopyButton, ErrorNotice, Loading, RelativeTime, StatusBadge, useTitle } from "../components/primitives";
+import { useIsLost } from "../connection";
 import { duration } from "../format";
 import { deleteJob, deletionText } from "../jobDeletion";
 import { useJobMetrics } from "../jobMetrics";
@@ -127,6 +128,7 @@ interface HeaderProps {
 
 function JobHeader({ job, isConnected, changed }: HeaderProps) {
   const writes = useCan("jobs:write");
+  const isLost = useIsLost(); // the page's header says so
   const [reads, asks] = [useCan("models:read"), useCan("inference")];
   const heldOut = job.validation_file ? { job: job.id } : undefined;
   const { route } = useLocation();
@@ -207,7 +209,7 @@ function JobHeader({ job, isConnected, changed }: HeaderProps) {
             job.progress.step === 0 &&
             ` · expected to take ${duration(expected)}`}
         </span>
-        {!isConnected && !isFinal(job) && (
+        {!isConnected && !isFinal(job) && !isLost && (
           <span class="pill bad" role="status">
             ⚠ Connection lost. Reconnecting …
           </span>
