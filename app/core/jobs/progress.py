@@ -28,6 +28,7 @@ PACE_STEPS: Final = 20
 _ATTEMPTS: Final = text(
     """
     SELECT attempt.job_id, attempt.training_at, EXTRACT(epoch FROM now() - attempt.started_at) AS elapsed,
+           EXTRACT(epoch FROM now() - attempt.training_at) AS ready_for,
            latest.step AS last, latest.step - since.step AS steps,
            EXTRACT(epoch FROM latest.created_at - earlier.created_at) AS seconds
     FROM jobs AS job
@@ -61,6 +62,10 @@ _ATTEMPTS: Final = text(
     WHERE job.id = ANY(:ids) AND job.status = 'running'
     """
 )
+
+
+AUTO_EVALUATIONS: Final = 10
+"""During training, with `eval_interval` "auto"."""
 
 
 class Phase(StrEnum):
@@ -140,4 +145,22 @@ def _as_estimated(job: Job, attempt: Row[Any]) -> float | None:
     setup = estimate.parts["setup"]
     left = max(0, (job.total_steps or estimate.steps) - job.step)
     loading = max(0.0, setup - float(attempt.elapsed)) if attempt.training_at is None else 0.0
-    return loading + left * (estimate.seconds.expected - setup) / estimate.steps
+    baseline = _baseline_seconds(job, estimate)
+    match _phase(job, attempt):
+        case Phase.grading_demonstrations | Phase.loading_model if job.step == 0:
+            evaluating = baseline
+        case Phase.evaluating_base_model:
+            evaluating = max(0.0, baseline - float(attempt.ready_for))
+        case _:
+            evaluating = 0.0
+    return loading + evaluating + left * (estimate.seconds.expected - setup - baseline) / estimate.steps
+
+
+def _baseline_seconds(job: Job, estimate: Estimate) -> float:
+    """Return the estimated time of the evaluation before the first step, on the rows that select and that report."""
+    if job.validation_file is None or estimate.parts is None:
+        return 0.0
+    interval = job.spec["settings"]["hyperparameters"].get("eval_interval", "auto")
+    during = AUTO_EVALUATIONS if interval == "auto" else -(-estimate.steps // interval)
+    # Selecting and reporting rows before the first step, selecting ones `during` times, reporting ones at the end.
+    return estimate.parts["rest"] * 2 / (2 + during + 1)

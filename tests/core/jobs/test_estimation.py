@@ -167,6 +167,32 @@ def test_eta_from_estimate_then_pace(lab: Lab) -> None:
         assert eta(session, lab.job(session, claim)) is None
 
 
+def test_eta_falls_during_the_first_evaluation(lab: Lab) -> None:
+    claim = lab.claim()
+    with lab.database.transaction() as session:
+        session.execute(update(Job).values(validation_file=lab.file.id))
+        job = lab.job(session, claim)
+        made = Estimate.model_validate(job.estimate)
+        assert made.seconds is not None
+        assert made.parts is not None
+        rest = 130.0  # ten evaluations during training, two before and one after: ten seconds each
+        parts = made.parts | {"rest": rest}
+        total = sum(parts.values())
+        seconds = made.seconds.model_copy(update={"expected": total})
+        changed = made.model_copy(update={"parts": parts, "seconds": seconds})
+        session.execute(update(Job).values(estimate=changed.model_dump(mode="json")))
+        assert eta(session, lab.job(session, claim)) == pytest.approx(total, abs=2)
+    lab.train(claim, 0)
+    with lab.database.transaction() as session:
+        ready = total - parts["setup"]
+        for elapsed, left in ((0, ready), (15, ready - 15), (60, ready - 20)):
+            session.execute(update(JobAttempt).values(training_at=_ago(elapsed)))
+            assert eta(session, lab.job(session, claim)) == pytest.approx(left, abs=0.1)
+    lab.train(claim, 1)
+    with lab.database.transaction() as session:
+        assert eta(session, lab.job(session, claim)) == pytest.approx((ready - 20) * 3 / 4, abs=0.1)
+
+
 @pytest.mark.parametrize("batches", [(25, 25, 25, 10), (100, 3), (15, 15), (1,) * 60, (400, 1, 1), (7, 1)])
 def test_eta_of_a_fast_job(lab: Lab, batches: Sequence[int]) -> None:
     """50 steps a second: the steps of a stored batch share one timestamp."""

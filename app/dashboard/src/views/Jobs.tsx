@@ -19,6 +19,7 @@ import { Welcome } from "./Welcome";
 const ROW = 60;
 const NARROW_ROW = 108;
 const TYPING_MS = 150;
+const SECOND_MS = 1000;
 const STATES = ["running", "queued", "paused", "validating_files", "succeeded", "failed", "cancelled"];
 /** Value in the address to the label and to the parameters of the request. */
 const SORTS: Record<string, { label: string; order_by?: string; order?: string }> = {
@@ -214,6 +215,7 @@ const PHASES: Record<string, string> = {
 /** A job's progress and time; with `isShort`, a failed job shows its error code instead. */
 export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean }) {
   const { step, total_steps, eta_seconds } = job.progress;
+  const seconds = useCountdown(job.status === "running" ? eta_seconds : null);
   if (job.waiting_for && !isShort) return <span>{job.waiting_for}</span>;
   if (job.status === "queued" && job.queue_position) {
     return (
@@ -224,7 +226,7 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
   const grades = job.progress.phase === "grading_demonstrations" ? job.demonstrations : null;
   const graded = grades && `${grades.passed + grades.failed + grades.errors} of ${grades.total}`;
   const phase = PHASES[job.progress.phase ?? ""] ?? (job.status === "validating_files" ? "validating files" : "");
-  const left = eta_seconds !== null && job.status === "running" ? `${duration(eta_seconds)} left` : "";
+  const left = seconds === null ? "" : `${duration(seconds)} left`;
   const took = timeTaken(job);
   const notes = [phase, graded, left, took && `took ${took}`].filter(Boolean);
   if (!total_steps || (phase && step === 0)) {
@@ -237,6 +239,19 @@ export function Progress({ job, isShort = false }: { job: Job; isShort?: boolean
       <small>{[`${step} / ${total_steps}`, ...notes].join(" · ")}</small>
     </span>
   );
+}
+
+/** Counts seconds down from the newest value that the server sent; null without one. */
+function useCountdown(sent: number | null): number | null {
+  const start = useRef({ sent, at: Date.now() });
+  if (start.current.sent !== sent) start.current = { sent, at: Date.now() };
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (sent === null) return;
+    const timer = setInterval(() => tick((old) => old + 1), SECOND_MS);
+    return () => clearInterval(timer);
+  }, [sent === null]);
+  return sent === null ? null : Math.max(0, sent - (Date.now() - start.current.at) / SECOND_MS);
 }
 
 /** How long workers ran a job that has ended, without the queue; undefined if none did. */
