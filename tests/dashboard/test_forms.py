@@ -21,16 +21,23 @@ def sums(client: OpenAI, tmp_path: Path) -> str:
 
 
 def test_form_fits_the_file(page: Page, sign_in: SignIn, picture: Picture, client: OpenAI, tmp_path: Path) -> None:
-    """The grader follows the chosen file, until the user chooses another one. The method is only suggested."""
+    """The grader follows the chosen file, until the user chooses another one.
+
+    The method is only suggested, unless the file has nothing but pairs of answers.
+    """
     moods = [json.dumps({"prompt": "?", "completion": mood, "label": mood}) for mood in ("good", "bad") * 6]
     plain = json.dumps({"prompt": "Tell me a story.", "completion": "Once upon a time there was a fox."})
-    contents = ("\n".join(moods).encode(), plain.encode(), write_rows(tmp_path / "sums.jsonl", 8).read_bytes())
-    labels, story, numbers = (
+    sides = {f"{side}_output": [{"role": "assistant", "content": side}] for side in ("preferred", "non_preferred")}
+    pair = json.dumps({"input": {"messages": [{"role": "user", "content": "Which side?"}]}, **sides})
+    sums_path = write_rows(tmp_path / "sums.jsonl", 8)
+    contents = ("\n".join(moods).encode(), plain.encode(), sums_path.read_bytes(), pair.encode())
+    labels, story, numbers, pairs = (
         client.files.create(file=(f"{index}.jsonl", content), purpose="fine-tune").id
         for index, content in enumerate(contents)
     )
     eventually(
-        lambda: all(client.files.retrieve(file).status == "processed" for file in (labels, story, numbers)), 60.0
+        lambda: all(client.files.retrieve(file).status == "processed" for file in (labels, story, numbers, pairs)),
+        60.0,
     )
     sign_in(page, f"/ui/new?training_file={labels}")
     training = page.get_by_label("Training file", exact=True)
@@ -48,8 +55,15 @@ def test_form_fits_the_file(page: Page, sign_in: SignIn, picture: Picture, clien
     picture(page, "new-job-suggested")
     page.get_by_role("button", name="Use the suggested grader").click()
     page.reload()
+    training.select_option(pairs)
+    expect(page.get_by_role("radio", name=re.compile("^DPO"))).to_be_checked()
+    expect(page.get_by_text("✓ Valid. 1 row")).to_be_visible()
     training.select_option(numbers)
+    expect(page.get_by_role("radio", name=re.compile("^GFT"))).to_be_checked()
     expect(kind).to_have_value("math")
+    expect(page.get_by_role("link", name="graders in the documentation")).to_have_attribute(
+        "href", "/docs/graders.html"
+    )
     page.get_by_role("radio", name=re.compile("^Reinforcement")).check()
     training.select_option(story)
     expect(kind).to_have_value("text_similarity")

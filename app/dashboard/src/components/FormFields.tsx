@@ -44,9 +44,29 @@ export function Field({ label, id, path, problem, help, isShort, children }: Fie
   );
 }
 
-/** Text whose parts in backticks are code. */
+const PAGE = /docs\/([a-z-]+)\.md/;
+
+/** Text whose parts in backticks are code, and whose pages of the documentation (docs/NAME.md) are links. */
 export function Marked({ text }: { text: string }) {
-  return <>{text.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
+  return (
+    <>
+      {text.split("`").map((part, index) =>
+        index % 2 ? (
+          <code key={index}>{part}</code>
+        ) : (
+          part.split(PAGE).map((piece, place) =>
+            place % 2 ? (
+              <a key={place} href={`/docs/${piece}.html`}>
+                {piece} in the documentation
+              </a>
+            ) : (
+              piece
+            ),
+          )
+        ),
+      )}
+    </>
+  );
 }
 
 interface TextProps {

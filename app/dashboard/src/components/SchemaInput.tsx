@@ -78,6 +78,6 @@ export function SchemaInput({ field, value, set, path, name, placeholder, isTers
 }
 
 function defaultOption({ kind, byDefault }: SchemaField): string {
-  if (!byDefault) return "default";
+  if (!byDefault) return "none";
   return `default: ${kind === "boolean" ? (byDefault === "true" ? "yes" : "no") : byDefault}`;
 }

@@ -156,7 +156,7 @@ function Samples({ before, after }: { before: Sample[]; after: Sample[] }) {
             {[before[index], sample].map((answer, column) => (
               <td key={column} class="text">
                 <div>
-                  <b>{number(answer?.reward)}</b> {answer?.response.trim()}
+                  <small class="soft">reward</small> <b>{number(answer?.reward)}</b> {answer?.response.trim()}
                 </div>
               </td>
             ))}

@@ -1,5 +1,5 @@
-// The methods that fit the training file, with reasons. Nothing is chosen until the user takes a suggestion.
-import { useEffect, useState } from "preact/hooks";
+// The methods that fit the training file, with reasons. Only pairs of answers choose their method without a click.
+import { useEffect, useRef, useState } from "preact/hooks";
 import { post } from "../api";
 import { Marked } from "../components/FormFields";
 import type { SuggestedMethod } from "../types";
@@ -20,10 +20,18 @@ interface Props {
   isValid: boolean;
   chosen: Choice;
   take: (choice: Choice) => void;
+  /** Receives whether the file can train only `dpo`. */
+  follow: (isOnlyPairs: boolean) => void;
 }
 
-export function MethodSuggestion({ file, grader, isValid, chosen, take }: Props) {
+export function MethodSuggestion({ file, grader, isValid, chosen, take, follow }: Props) {
   const found = useSuggestedMethods(file, grader, isValid);
+  const onFound = useRef(follow);
+  onFound.current = follow;
+  useEffect(() => {
+    const fitting = found?.suggestions;
+    if (fitting) onFound.current(fitting.length === 1 && fitting[0]?.method === "dpo");
+  }, [found]);
   if (!found?.suggestions.length) return null;
   const [best, ...others] = found.suggestions.map(({ method, demonstrations, reason }) => ({
     choice: { method: method as MethodName, demonstrations },

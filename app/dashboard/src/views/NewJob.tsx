@@ -64,6 +64,7 @@ function NewJobForm() {
     withDemonstrations({ ...EMPTY_FORM, training_file: address.training_file ?? "" }, choice),
   );
   const [ownsGrader, setOwnsGrader] = useState(Boolean(address.from));
+  const [ownsMethod, setOwnsMethod] = useState(Boolean(address.from));
   const [problem, setProblem] = useState<{ of: string; error: ApiError }>();
   const [failed, setFailed] = useState<ApiError>();
   const [sending, setSending] = useState(false);
@@ -195,9 +196,11 @@ function NewJobForm() {
                 grader={ownsGrader && readGrader(form.grader) ? form.grader : null}
                 isValid={!ownsGrader || isGraderValid}
                 chosen={{ method: form.method, demonstrations: isSelective ? "graded" : "all" }}
-                take={({ method, demonstrations }) =>
-                  setForm((old) => withDemonstrations({ ...old, method }, demonstrations))
-                }
+                take={({ method, demonstrations }) => {
+                  setOwnsMethod(true);
+                  setForm((old) => withDemonstrations({ ...old, method }, demonstrations));
+                }}
+                follow={(isOnlyPairs) => ownsMethod || set({ method: isOnlyPairs ? "dpo" : EMPTY_FORM.method })}
               />
               {METHODS.map(({ name, title, text: help }) => (
                 <label key={name} class={form.method === name ? "chosen" : ""}>
@@ -205,7 +208,10 @@ function NewJobForm() {
                     type="radio"
                     name="method"
                     checked={form.method === name}
-                    onChange={() => set({ method: name })}
+                    onChange={() => {
+                      setOwnsMethod(true);
+                      set({ method: name });
+                    }}
                   />
                   <span>
                     <b>{title}</b> {help}
