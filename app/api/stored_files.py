@@ -41,4 +41,17 @@ def add_file(
     except BaseException:  # also if the client disconnects
         store.delete(received.blob)
         raise
+    share_content(database, store, file)
     return file
+
+
+def share_content(database: Database, store: BlobStore, file: File) -> None:
+    """Store the content of a new file only once if the project has another file of this content.
+
+    The files stay separate objects, as OpenAI's clients expect. Call it after the commit: a shared blob is as old as
+    its first key, so without a row it would count as orphaned.
+    """
+    with database.reading() as session:
+        twin = uploads.blob_of_twin(session, file)
+    if twin is not None:
+        store.share(file.blob, twin)

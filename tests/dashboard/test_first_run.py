@@ -90,3 +90,19 @@ def test_upload_in_the_form(page: Page, sign_in: SignIn, new_key: str, tmp_path:
     expect(held_out.locator("option:checked")).to_contain_text("held.jsonl")
     expect(training.locator("option:checked")).to_contain_text("train.jsonl")
     expect(page.get_by_role("button", name="Create job")).to_be_enabled()
+
+
+def test_copies_of_a_file_are_marked(page: Page, sign_in: SignIn, stack: Stack, new_key: str, tmp_path: Path) -> None:
+    """Copies that a client of the API uploads; the form of a new job offers their content once."""
+    rows = write_rows(tmp_path / "train.jsonl", 8)
+    with OpenAI(base_url=stack.base_url, api_key=new_key) as client:
+        for name in ("train.jsonl", "train.jsonl", "again.jsonl"):
+            client.files.create(file=(name, rows.read_bytes()), purpose="fine-tune")
+    sign_in(page, "/ui/files", new_key)
+    names = page.locator(".cells.file > div:first-child")
+    expect(names).to_have_text(
+        ["again.jsonl same content as train.jsonl", "train.jsonl same content as an earlier upload", "train.jsonl"]
+    )
+    expect(page.get_by_text("Ready")).to_have_count(3)
+    page.goto(page.url.removesuffix("files") + "new")
+    expect(page.get_by_label("Training file", exact=True).locator("option")).to_have_count(1)

@@ -9,7 +9,7 @@ from app.api.deps import Config, Db, Notifier, Store, Strict
 from app.api.ids import UploadId
 from app.api.multipart import PART_BODY, FormPart, part_form
 from app.api.schemas.files import CompleteUpload, CreateUpload, UploadObject, UploadPartObject
-from app.api.stored_files import AUDITED
+from app.api.stored_files import AUDITED, share_content
 from app.auth.bearer import Caller
 from app.auth.scopes import needs
 from app.core import broker
@@ -102,6 +102,8 @@ def complete_upload(
     if done.upload.file_id != received.file_id:
         store.delete(received.blob)
     else:
+        if done.file is not None:
+            share_content(database, store, done.file)
         notifier.add(broker.notify_validation)
     return UploadObject.of(done.upload, done.file, strict=strict)
 

@@ -119,6 +119,14 @@ def find_file(
     return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
 
 
+def blob_of_twin(session: Session, file: File) -> str | None:
+    """Return the blob of the project's oldest other file of this content, or None."""
+    twins = select(File.blob).where(
+        File.project_id == file.project_id, File.sha256 == file.sha256, File.bytes == file.bytes, File.id != file.id
+    )
+    return session.scalar(twins.order_by(File.created_at, File.id).limit(1))
+
+
 def newest_blobs(session: Session, limit: int) -> list[str]:
     """Return the blobs of the files of all projects that were stored last."""
     return list(session.scalars(select(File.blob).order_by(File.created_at.desc()).limit(limit)))

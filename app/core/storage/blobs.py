@@ -115,6 +115,9 @@ class BlobStore(ABC):
     def check_writable(self) -> None:
         """Write and remove a probe. Raises `StorageUnavailable` with the reason if that fails."""
 
+    def share(self, key: str, other: str) -> None:  # noqa: B027 - an optional operation
+        """Keep the content of `key` and `other` only once, if it is the same and the store can. Both keys stay."""
+
     def discard(self, place: str) -> None:
         """Remove a blob, or all below a prefix, that no row refers to. If that fails, it is collected as an orphan."""
         try:

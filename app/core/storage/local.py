@@ -1,6 +1,7 @@
 """Blobs in a local directory: written and synced under a temporary name, then linked to their key."""
 
 import contextlib
+import filecmp
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from app.core.storage.blobs import (
     INCOMING,
@@ -87,6 +89,18 @@ class LocalBlobStore(BlobStore):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (base / SUMS).unlink()
         shutil.rmtree(base, ignore_errors=True)
+
+    def share(self, key: str, other: str) -> None:
+        target, link = self.path(key), self._root / INCOMING / f"share-{uuid4().hex}"
+        # Without room for another link, or after a deletion, both copies stay as they are.
+        with contextlib.suppress(OSError):
+            os.link(self.path(other), link)
+            try:
+                # A copy that was damaged on the disk is not shared.
+                if not target.samefile(link) and filecmp.cmp(target, link, shallow=False):
+                    link.replace(target)
+            finally:
+                link.unlink(missing_ok=True)
 
     def remove_incomplete(self, before: datetime) -> None:
         for left in (self._root / INCOMING).glob("*"):

@@ -122,6 +122,24 @@ def test_files_are_found_by_their_content(server: Server, client: OpenAI, rows: 
         client.get("/files", cast_to=object, options={"params": {"sha256": "abc"}})
 
 
+def test_equal_uploads_share_their_content(server: Server, client: OpenAI, rows: Path) -> None:
+    """Each upload is a file of its own, whose deletion leaves the others; the disk has the content once."""
+    first, second = (client.files.create(file=rows, purpose="fine-tune") for _ in range(2))
+    content = rows.read_bytes()
+    upload = client.uploads.create(bytes=len(content), filename="x", mime_type="text/plain", purpose="fine-tune")
+    part = client.uploads.parts.create(upload.id, data=content)
+    third = client.uploads.complete(upload.id, part_ids=[part.id]).file
+    assert third is not None
+    ids = [first.id, second.id, third.id]
+    assert len(set(ids)) == 3
+    paths = [server.store.path(f"files/{file}") for file in ids]
+    assert {path.stat().st_nlink for path in paths} == {3}
+    client.files.delete(first.id)
+    assert [client.files.content(file).read() for file in ids[1:]] == [content, content]
+    server.validate_files()
+    assert [client.files.retrieve(file).status for file in ids[1:]] == ["processed", "processed"]
+
+
 @lenient_and_strict
 def test_invalid_line_is_reported(server: Server, client: OpenAI) -> None:
     file = client.files.create(file=broken_at_17(), purpose="fine-tune")

@@ -194,6 +194,31 @@ def test_discard_removes_blobs_and_trees(store: BlobStore, tree: Path) -> None:
     store.remove_incomplete(datetime.now(UTC))
 
 
+def test_shared_content_keeps_both_keys(store: BlobStore) -> None:
+    for key, content in (("a", b"same"), ("b", b"same"), ("c", b"else")):
+        store.write(f"files/{key}", [content])
+    for key, other in (("b", "a"), ("b", "a"), ("c", "a"), ("gone", "a"), ("b", "gone")):
+        store.share(f"files/{key}", f"files/{other}")
+    assert store.list("files") == ["files/a", "files/b", "files/c"]
+    store.delete("files/a")
+    for key, content in (("b", b"same"), ("c", b"else")):
+        with store.open(f"files/{key}") as blob:
+            assert blob.read() == content
+
+
+def test_local_store_keeps_equal_content_once(tmp_path: Path) -> None:
+    store = LocalBlobStore(tmp_path)
+    for key in ("a", "b", "damaged"):
+        store.write(f"files/{key}", [b"same"])
+    store.share("files/b", "files/a")
+    assert store.path("files/b").samefile(store.path("files/a"))
+    store.path("files/damaged").write_bytes(b"else")
+    store.write("files/new", [b"same"])
+    store.share("files/new", "files/damaged")
+    assert store.path("files/new").read_bytes() == b"same"
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
 def test_scan_returns_the_write_time(store: BlobStore) -> None:
     store.write("files/one", [b"1"])
     (scanned,) = store.scan("files")

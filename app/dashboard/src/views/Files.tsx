@@ -29,6 +29,7 @@ export function Files() {
   const writes = useCan("files:write");
   useTitle("Files");
   const files = value?.data ?? [];
+  const earlier = earlierCopies(files);
   useFileValidation(
     files.filter((file) => file.status === "uploaded").map((file) => file.id),
     reload,
@@ -85,6 +86,7 @@ export function Files() {
             <>
               <Cell name="cut">
                 <a href={`/ui/files/${file.id}`}>{file.filename}</a>
+                {earlier.has(file.id) && <small class="soft"> same content as {earlier.get(file.id)}</small>}
               </Cell>
               <Cell>
                 <FileBadge file={file} />
@@ -120,6 +122,18 @@ export function Files() {
         />
       )}
     </>
+  );
+}
+
+/** By id, the name of the oldest other file with the same content; the oldest itself has none. */
+function earlierCopies(files: FileObject[]): Map<string, string> {
+  const oldest = new Map(files.map((file) => [file.sha256, file]));
+  const copies = files.filter((file) => oldest.get(file.sha256)?.id !== file.id);
+  return new Map(
+    copies.map((file) => {
+      const name = oldest.get(file.sha256)?.filename ?? "";
+      return [file.id, name === file.filename ? "an earlier upload" : name];
+    }),
   );
 }
 
