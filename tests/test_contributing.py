@@ -68,10 +68,10 @@ def test_ci_script_uses_the_chosen_python(tmp_path: Path) -> None:
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python3.99"}
     done = subprocess.run([ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
     if os.geteuid() == 0:
-        assert "install -y -qq --no-install-recommends python3.99-venv\n" in done.stdout
+        assert "install -y -qq --no-install-recommends python3.99-venv python3.99-dev\n" in done.stdout
         assert done.stdout.endswith("make test with python3.99\n")
     else:
-        assert (done.returncode, done.stderr) == (1, "Please install: python3.99-venv\n")
+        assert (done.returncode, done.stderr) == (1, "Please install: python3.99-venv python3.99-dev\n")
 
 
 def test_contributing_names_existing_paths() -> None:
