@@ -6,6 +6,7 @@ import difflib
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -148,7 +149,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 def _registry() -> dict[str, tuple[Any, Any]]:
     try:
-        from reasoning_gym.factory import DATASETS  # noqa: PLC0415 - an extra, and seconds of imports
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # as Python compiles cellpylib
+            from reasoning_gym.factory import DATASETS  # noqa: PLC0415 - an extra, and seconds of imports
     except ModuleNotFoundError as error:
         raise InvalidRequest("This command needs reasoning-gym. Run pip install 'grouptune[data]'.") from error
     registry: dict[str, tuple[Any, Any]] = DATASETS

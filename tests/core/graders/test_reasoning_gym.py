@@ -1,6 +1,9 @@
 """The reasoning_gym grader: correct answers earn 1, and text is never run as code."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,16 @@ def verifiers() -> Iterator[IsolatedPool]:
 
 def generated(name: str, count: int = 3, seed: int = 7, **config: Any) -> list[Any]:
     return [json.loads(json.dumps(row)) for row in gym.rows(name, count, seed, config)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["app.sources.reasoning_gym_rows", "app.core.graders.checks.reasoning_gym"])
+def test_first_import_prints_no_warning(module: str, tmp_path: Path) -> None:
+    """A new installation compiles the packages that reasoning-gym needs; Python warns about one of them."""
+    source = f"import sys, {module} as gym; list(getattr(gym, 'data_sets', list)()); assert 'cellpylib' in sys.modules"
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 @pytest.mark.slow

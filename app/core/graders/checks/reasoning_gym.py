@@ -2,11 +2,13 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from reasoning_gym import create_dataset
+with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # as Python compiles cellpylib
+    from reasoning_gym import create_dataset
 
 Verify = Callable[[str, dict[str, Any]], float]
 
