@@ -28,6 +28,7 @@ app = typer.Typer(
     cls=ErrorBoundary,
     help="Self-hosted fine-tuning: start the service, upload data, run jobs.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # Help and usage errors are plain text without a terminal.
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     pretty_exceptions_show_locals=False,  # local variables can contain API keys

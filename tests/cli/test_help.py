@@ -20,6 +20,13 @@ def test_no_description_is_cut_at_80_columns(group: str | None) -> None:
     assert [line for line in commands if line.endswith("...")] == []
 
 
+@pytest.mark.parametrize("words", [[], ["jobs"], ["jobs", "create"]])
+def test_short_option_shows_the_help(words: list[str]) -> None:
+    long, short = (CliRunner().invoke(app, [*words, option]) for option in ("--help", "-h"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    assert "Usage: " in short.output
+
+
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_wrong_choice_reads_without_prefix(flags: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(app, ["jobs", "list", "--status", "nope", *flags])

@@ -37,7 +37,8 @@ def run(config: Settings, progress: ReportProgress, *, history: bool) -> Iterato
         url = database_check.usable_url
         yield from guarded("disk", lambda: _disks(config))
         yield from guarded("models", lambda: machine.check_models(config.models_dir))
-        yield from guarded("keys", lambda: _keys(config, url))
+        if database_check.is_installed:  # `grouptune up` creates the keys of a new installation
+            yield from guarded("keys", lambda: _keys(config, url))
         progress("Checking the GPU")
         yield from guarded("gpu", lambda: _gpu(config))
         if history:

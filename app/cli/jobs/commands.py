@@ -28,22 +28,6 @@ from app.client import Json
 from app.core.plurals import plural
 
 app = typer.Typer(help="Create, follow and control fine-tuning jobs.", no_args_is_help=True)
-app.command()(create)
-app.command("list")(list_jobs)
-app.command("wait")(wait_for_job)
-app.command("validate")(validate_job)
-app.command("estimate")(estimate_job)
-app.command("regrade")(regrade_job)
-app.command("logs")(show_logs)
-app.command()(cancel)
-app.command()(pause)
-app.command()(resume)
-app.command()(delete)
-app.command()(attempts)
-app.command()(checkpoints)
-app.command()(compare)
-app.command("open")(open_job)
-app.command()(edit)
 
 SHOWN_METRICS: Final = (
     "loss",
@@ -60,7 +44,6 @@ MAX_POINTS: Final = 5000
 TEXT_COLUMNS: Final = 100
 
 
-@app.command()
 def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """Show one job."""
     with connect(state_dir) as client:
@@ -106,7 +89,6 @@ def show(job_id: JobId, state_dir: StateDir = None, as_json: AsJson = False) -> 
     write_table(("field", "value"), [row for row in rows if row[1] is not None], empty="")
 
 
-@app.command()
 def events(
     job_id: JobId,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of events, counted from the latest.")] = 50,
@@ -124,7 +106,6 @@ def events(
         write_line(event_line(event))
 
 
-@app.command("metrics")
 def show_metrics(
     job_id: JobId,
     names: Annotated[
@@ -153,7 +134,6 @@ def show_metrics(
     write_table(("step", *(name.removeprefix("gft/") for name in columns)), rows, empty="No steps yet.")
 
 
-@app.command()
 def groups(
     job_id: JobId,
     step: Annotated[int | None, typer.Option(min=0, help="Step to show. Default: the latest.")] = None,
@@ -206,3 +186,26 @@ def _resources(job: Json) -> str | None:
 def _shorten(text: str) -> str:
     flat = one_line(text)
     return flat if len(flat) <= TEXT_COLUMNS else f"{flat[: TEXT_COLUMNS - 3]}..."
+
+
+# In the order of `grouptune jobs --help`: first what most users need.
+app.command()(create)
+app.command("list")(list_jobs)
+app.command()(show)
+app.command("wait")(wait_for_job)
+app.command("logs")(show_logs)
+app.command("open")(open_job)
+app.command()(events)
+app.command("metrics")(show_metrics)
+app.command()(groups)
+app.command()(compare)
+app.command("validate")(validate_job)
+app.command("estimate")(estimate_job)
+app.command()(pause)
+app.command()(resume)
+app.command()(cancel)
+app.command()(edit)
+app.command()(delete)
+app.command()(checkpoints)
+app.command()(attempts)
+app.command("regrade")(regrade_job)

@@ -21,11 +21,6 @@ from app.core.errors import GrouptuneError
 from app.core.models import sources
 
 app = typer.Typer(help="Manage base models and fine-tuned models.", no_args_is_help=True)
-app.command("export")(export_model)
-app.command("exports")(list_exports)
-app.command("cancel-export")(cancel_export)
-app.command("delete-export")(delete_export)
-app.command("push")(push_model)
 
 
 class PullFailed(GrouptuneError):
@@ -162,3 +157,10 @@ def pull(name: str, models_dir: Path, progress: ReportProgress) -> Path:
     except ModuleFailed as error:
         raise PullFailed(f"{model.name} could not be downloaded: {error}") from None
     return model.directory
+
+
+app.command("export")(export_model)
+app.command("exports")(list_exports)
+app.command("cancel-export")(cancel_export)
+app.command("delete-export")(delete_export)
+app.command("push")(push_model)

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import func, select
 
 from app.core.db import Database
-from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
+from app.core.doctor.finding import DoctorFinding, failed, ok, warning
 from app.core.errors import BadSetup, DatabaseUnavailable
 from app.core.exports.tables import Export
 from app.core.models import registry, weights
@@ -96,8 +96,9 @@ def check_keys(ring_text: str | None, ring_file: Path | None, database_url: str 
         ring = KeyRing.load(ring_text, ring_file)
         ring.encrypt("probe")
     except BadSetup as error:
-        is_absent = not ring_text and ring_file is None
-        return DoctorFinding("keys", FindingLevel.warning if is_absent else FindingLevel.failed, error.message, fix)
+        if not ring_text and ring_file is None:
+            return warning("keys", "no key is set, so secrets such as teachers' API keys cannot be stored", fix)
+        return failed("keys", error.message, fix)
     stored = {} if database_url is None else _stored_secrets(database_url)
     if lost := [name for name, secret in stored.items() if not _can_decrypt(ring, secret)]:
         names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")

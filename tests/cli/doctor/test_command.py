@@ -68,8 +68,7 @@ def test_missing_installation(tmp_path: Path) -> None:
     code, findings, _ = doctor("--state-dir", str(nowhere), **unset, GROUPTUNE_STORAGE_URL=None)
     assert code == 1
     assert "grouptune up" in (findings["postgres"].fix or "")
-    assert findings["keys"].level is FindingLevel.warning
-    assert set(findings) == {"postgres", "disk", "models", "keys", "gpu"}
+    assert set(findings) == {"postgres", "disk", "models", "gpu"}
     assert not nowhere.exists()
 
 
