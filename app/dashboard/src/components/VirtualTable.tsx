@@ -18,7 +18,7 @@ function useIsNarrow(): boolean {
   return isNarrow;
 }
 
-export function VirtualTable<T>({
+export function VirtualTable<T extends { id: string }>({
   items,
   height: wideHeight,
   narrowHeight,
@@ -71,7 +71,7 @@ export function VirtualTable<T>({
           const index = visible.first + offset;
           return (
             <div
-              key={index}
+              key={item.id} // by place, an item would get the state of the one that was there before
               class={`cells ${rowClass?.(item, index) ?? ""}`}
               role="row"
               aria-rowindex={index + 2}
