@@ -77,6 +77,17 @@ def test_sort_select_and_delete_jobs(
         client.fine_tuning.jobs.retrieve(cancelled[1])
 
 
+@pytest.mark.usefixtures("cancelled")
+def test_rows_keep_no_values_of_other_jobs(page: Page, sign_in: SignIn, trained: Trained) -> None:
+    """A cancelled job takes the place of one with a reward when the list is filtered."""
+    sign_in(page, "/ui/?q=tiny-sums")
+    jobs = page.locator(".cells.job")
+    expect(jobs.first.locator(".trend")).to_contain_text("reward")
+    page.get_by_label("Search jobs by name").fill("listed-")
+    expect(jobs.locator(".name a")).to_have_text(["listed-a", "listed-c", "listed-b"])
+    expect(jobs.locator(".trend")).to_have_count(0)
+
+
 def test_name_and_notes_of_a_finished_job(
     page: Page, sign_in: SignIn, picture: Picture, root: str, client: OpenAI, trained: Trained
 ) -> None:

@@ -179,8 +179,6 @@ def _block_tokens(level: SegmentLevel, query: Tensor, key: Tensor, window: int |
         query.device.type == "cpu"
         and longest * (before + longest) > options.limits.small_scores
         and longest >= least
-        # Long enough, the fused kernel is as fast without a prefix, and needs no mask.
-        and (before > 0 or longest < options.limits.block_queries)
         # Its backward pass has a thread for each segment and key head.
         and len(level.segments) * key.shape[1] >= torch.get_num_threads()
     )

@@ -141,9 +141,13 @@ class Blocks:
 
 
 def blocks_of(segments: Sequence[Segment], least: int, device: torch.device) -> Blocks:
-    """Returns the segments in blocks of the smallest equal size that has at least `least` tokens, if they have."""
+    """Returns the segments in blocks of the smallest equal size that has at least `least` tokens, if they have.
+
+    Up to a sixteenth of padding is accepted: 511 tokens are computed faster in two blocks of 256 than in one.
+    """
     longest = max(segment.span[1] for segment in segments)
-    size = -(-longest // max(1, longest // least))
+    count = max(1, (longest + longest // 16) // least)
+    size = max(min(least, longest), -(-longest // count))
     spans: list[TokenSpan] = []
     earlier: dict[int, list[tuple[int, int]]] = {}
     continued: dict[tuple[TokenSpan, ...], list[int]] = {}

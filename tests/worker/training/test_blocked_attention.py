@@ -67,6 +67,14 @@ def test_long_levels_are_computed_in_blocks() -> None:
     assert [list(level._blocks) for level in short] == [[], []]
 
 
+@pytest.mark.parametrize(
+    ("length", "sizes"), [(511, [256, 255]), (512, [256, 256]), (500, [256, 244]), (480, [480]), (100, [100])]
+)
+def test_blocks_have_the_least_size_that_is_fast(length: int, sizes: list[int]) -> None:
+    made = blocks_of([Segment((0, length))], 256, CPU)
+    assert [int((~row).sum()) for row in made.padding_B_Q] == sizes
+
+
 def test_kept_output_is_not_computed_again() -> None:
     [level] = layout(0, {40: []})
     random = torch.Generator().manual_seed(0)
