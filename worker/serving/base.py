@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from worker.serving.errors import RequestError
-from worker.serving.kv import AttentionProbe, KvSlots, PromptKv, PromptPart, StepKv, Storage
 from worker.serving.llama_layers import replace_layers
 from worker.serving.projections import AdaptedLayers
 from worker.training.attention import IMPLEMENTATION, UnknownArgument
 from worker.training.base_model import load_base
 from worker.training.failures import diagnose
+from worker.training.kv import AttentionProbe, KvSlots, PromptKv, PromptPart, StepKv, Storage
 from worker.training.lm_head import Head, UnknownHead, head_of
 from worker.training.packed import PackedHead, PackedWeight, can_pack
 from worker.training.short_limits import short_limits

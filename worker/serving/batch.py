@@ -13,11 +13,10 @@ from torch import Tensor
 from worker.serving.adapters import Adapter
 from worker.serving.base import ServedBase
 from worker.serving.errors import RequestError
-from worker.serving.kv import KvSlots, PromptKv, PromptPart, StepKv
 from worker.serving.sampling import choose, token_logprobs
 from worker.serving.sequences import Event, Request, Sequence
+from worker.training.kv import PREFILL_TOKENS, KvSlots, PromptKv, PromptPart, StepKv
 
-PREFILL_TOKENS: Final = 512
 _LOGIT_ROWS: Final = 64
 """Prompt tokens whose logits exist at a time."""
 

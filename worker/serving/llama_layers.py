@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from worker.serving.kv import AttentionProbe, LayerAttention
 from worker.serving.projections import AdaptedLayers
+from worker.training.kv import AttentionProbe, LayerAttention
 
 _CHILDREN: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 

@@ -13,8 +13,9 @@ the segments of one level become the rows of one padded batch, each with a gathe
 in front.
 """
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -41,6 +42,10 @@ class CpuLimits:
     block_queries: int = 768
     """Queries for each key head from which the fused kernel works on 256 of them at a time instead of 64. So blocks
     have at least that many: 1.3 to 1.6 times faster than one call with a mask, 0.7 times with two thirds of them."""
+
+    def of_prompt(self, tokens: int) -> "CpuLimits":
+        """Return limits that give each part of a prompt of `tokens` tokens the attention of the whole prompt."""
+        return replace(self, small_scores=sys.maxsize if tokens**2 <= self.small_scores else 0)
 
 
 CPU_LIMITS: Final = CpuLimits()

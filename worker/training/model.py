@@ -44,6 +44,8 @@ class Policy:
         self.path = TrainingPath(name="plain", reason="not compared with transformers yet")
         self.uses_cache = True
         """Whether the plain path samples with transformers' cache. `check_sampler` decides."""
+        self.decodes_exactly = True
+        """Whether greedy answers on a CPU are decoded as the inference engine does. `check_sampler` decides."""
         self.sharded: ShardedBase | None = None
         """The base model as the ranks share it; None if each has the whole one."""
         self.notes: list[str] = []

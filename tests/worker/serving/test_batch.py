@@ -13,7 +13,7 @@ from app.core.spec.job import Sampling
 from tests.tiny_model import character_tokenizer
 from tests.worker.serving.adapters import LORAS, peft_model, write_adapter
 from tests.worker.training import plain
-from tests.worker.training.architectures import ARCHITECTURES, END, PAD, VOCABULARY
+from tests.worker.training.architectures import ARCHITECTURES, END, PAD, VOCABULARY, build
 from tests.worker.training.conftest import ModelDirectory
 from worker.serving.adapters import Adapter, read_adapter
 from worker.serving.base import ServedBase
@@ -123,17 +123,39 @@ def check_greedy(model: Any, prompt: tuple[int, ...], tokens: tuple[int, ...], l
     assert torch.allclose(chosen, expected.amax(-1), atol=2e-4)
 
 
-def test_greedy_answers_equal_the_samplers(model_directory: ModelDirectory, tmp_path: Path) -> None:
-    """The evaluation of a job and the served model give the same answers, token by token."""
-    base = model_directory("llama")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_answers_equal_the_samplers(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The evaluation of a job and the served model give the same answers, token by token; in bf16 the same bits."""
+    base = build(tmp_path / "base", "llama", dtype)
     directory = write_adapter(tmp_path / "plain", base, LORAS["plain"])
     policy = load_policy(base, LORAS["plain"], seed=0, adapter=directory)
-    prompts = [tuple(range(3, 3 + length)) for length in (1, 4, 9)]
-    expected = Sampler(policy, (END,), PAD).sample(prompts, 1, Sampling(max_tokens=12), None)
     adapter = read_adapter("plain", directory, "base")
-    requests = [make_request(prompt, adapter, max_tokens=12, stop_token_ids=[END]) for prompt in prompts]
+    generator = torch.Generator().manual_seed(4)
+    prompts = [
+        tuple(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()) for length in (1, 4, 9, 30, 47)
+    ]
+    expected = Sampler(policy, (END,), PAD).sample(prompts, 1, Sampling(max_tokens=24), None)
+    requests = [make_request(each, adapter, max_tokens=24, stop_token_ids=[END], logprobs=0) for each in prompts]
     found = run(make_batch(base), *requests)
     assert [tokens_of(found[request]) for request in requests] == [row[0].ids for row in expected]
+    if dtype == torch.bfloat16:
+        scored = [chunk.logprobs.logprob for each in requests for chunk in found[each] if chunk.logprobs]
+        assert scored == pytest.approx([each for row in expected for each in row[0].logprobs], abs=1e-5)
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bf16 products")
+def test_bf16_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """The same bits alone and among others that are longer, shorter and later."""
+    batch = make_batch(build(tmp_path / "bf16", "llama", torch.bfloat16), max_sequences=8)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in (9, 30, 31, 47, 20)]
+
+    def logprobs(*together: list[int]) -> list[list[float]]:
+        requests = [make_request(prompt, max_tokens=24, logprobs=0) for prompt in together]
+        found = run(batch, *requests)
+        return [[chunk.logprobs.logprob for chunk in found[each] if chunk.logprobs] for each in requests]
+
+    assert logprobs(*prompts) == [logprobs(prompt)[0] for prompt in prompts]
 
 
 def test_seed_gives_the_same_text_in_any_batch(model_directory: ModelDirectory) -> None:

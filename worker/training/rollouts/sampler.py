@@ -7,21 +7,20 @@ batch, and the output head is applied to the last position only. The random numb
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from app.core.spec.job import Sampling
 from app.core.spec.plan import MAX_SEQUENCES
-from worker.training.batching import shared_length
 from worker.training.interfaces import CompletionCallback
 from worker.training.lm_head import Head
 from worker.training.model import Policy
 from worker.training.rollouts import generation
 from worker.training.rollouts.decoding import Decoder
+from worker.training.rollouts.rows import ExactRows, PaddedRows, Rows
 from worker.training.rollouts.sampling import draw, nucleus
 from worker.training.types import Completion
 
@@ -127,12 +126,10 @@ class Sampler:
         on_finished: Callable[[int, Completion], None],
     ) -> list[Completion]:
         """Returns the completions of one batch; sequence i belongs to prompt i // count."""
-        cache, hidden_B_H, attention_B_T = self._prefill(prompts)
+        is_exact = random is None and count == 1 and head is not None and self.policy.decodes_exactly
+        rows: Rows = ExactRows(self.policy) if is_exact else PaddedRows(self.policy, self.pad_id)
+        hidden_B_H = rows.prefill(prompts, count)
         head = head or self.policy.head
-        # KV repeat: each prompt is prefilled once and its cache is copied to its `count` samples.
-        cache.batch_repeat_interleave(count)
-        hidden_B_H = hidden_B_H.repeat_interleave(count, 0)
-        attention_B_T = attention_B_T.repeat_interleave(count, 0)
         live = list(range(len(prompts) * count))  # row of the batch -> number of its sequence
         tokens: list[list[int]] = [[] for _ in live]
         logprobs: list[list[float]] = [[] for _ in live]
@@ -150,59 +147,13 @@ class Sampler:
             unfinished = [i for i, token in enumerate(chosen) if token not in self.end_ids]
             if not unfinished or position + 1 == sampling.max_tokens:
                 break
-            if len(unfinished) < len(live):  # drop finished sequences from cache and batch
-                keep = torch.tensor(unfinished, device=self.policy.device)
-                cache.batch_select_indices(keep)
-                attention_B_T, chosen_B = attention_B_T[keep], chosen_B[keep]
+            if len(unfinished) < len(live):
+                rows.keep(unfinished)
+                chosen_B = chosen_B[torch.tensor(unfinished, device=self.policy.device)]
                 live = [live[i] for i in unfinished]
-            attention_B_T = torch.cat([attention_B_T, attention_B_T.new_ones(len(live), 1)], dim=1)
             with _threads_for(len(live)):
-                hidden_B_H = self._step(chosen_B, attention_B_T, cache)
+                hidden_B_H = rows.step(chosen_B)
         return [completions[sequence] for sequence in range(len(tokens))]
-
-    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor, Tensor]:
-        """Returns KV cache, last hidden states [B, H] and attention mask [B, T] of the prompts.
-
-        The prefix that all prompts share is computed once, and its cache is copied to every row. The rest of each
-        prompt is padded on the left, so a row reads: shared prefix, padding, rest.
-        """
-        device = self.policy.device
-        cache: Any = DynamicCache(config=self.policy.causal.config)
-        # A sliding-window cache evicts by slot, not by position: padding in the middle would evict real tokens.
-        shared = 0 if any(cache.is_sliding) else shared_length(prompts)
-        if shared:
-            prefix_1_S = torch.tensor([prompts[0][:shared]], device=device)
-            cache = self.policy.hidden(
-                prefix_1_S, torch.ones_like(prefix_1_S), past_key_values=cache, use_cache=True
-            ).past_key_values
-            cache.batch_repeat_interleave(len(prompts))
-        rests = [prompt[shared:] for prompt in prompts]
-        width = max(len(rest) for rest in rests)
-        ids_B_T = torch.tensor([[self.pad_id] * (width - len(rest)) + list(rest) for rest in rests], device=device)
-        attention_B_T = torch.tensor(
-            [[1] * shared + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device
-        )
-        output = self.policy.hidden(
-            ids_B_T,
-            attention_B_T,
-            # Positions count real tokens only, so padding does not shift them.
-            position_ids=(attention_B_T.cumsum(1) - 1).clamp(min=0)[:, shared:],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return output.past_key_values, output.last_hidden_state[:, -1], attention_B_T
-
-    def _step(self, tokens_B: Tensor, attention_B_T: Tensor, cache: Any) -> Tensor:
-        """Appends one token to each sequence and returns its hidden state [B, H]."""
-        output = self.policy.hidden(
-            tokens_B.unsqueeze(1),
-            attention_B_T,
-            position_ids=attention_B_T.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
 
 
 def _by_prompt(on_completion: CompletionCallback | None, start: int, count: int) -> Callable[[int, Completion], None]:

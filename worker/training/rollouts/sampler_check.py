@@ -43,14 +43,17 @@ def check_sampler(policy: Policy, directory: Path, max_length: int | None = None
             policy.notes.append(f"Answers are sampled without a cache, which is slow: with one, {reason}")
             if (rest := _problem(policy)) is not None:
                 raise ValueError(rest)
+        if policy.is_fast and (reason := _problem(policy, greedy=True)) is not None:
+            policy.decodes_exactly = False
+            policy.notes.append(f"Held-out answers are decoded with padding, unlike in the inference engine: {reason}")
 
 
 @torch.no_grad()
-def _problem(policy: Policy) -> str | None:
-    """Returns in which way samples are wrong, as a clause, or None."""
+def _problem(policy: Policy, *, greedy: bool = False) -> str | None:
+    """Returns in which way samples, or greedy answers, are wrong, as a clause, or None."""
     try:
         with short_limits(policy.causal), random_b(policy), policy.lockstep():
-            differences = [_differences(policy, prompts) for prompts in _prompts(policy)]
+            differences = [_differences(policy, prompts, greedy=greedy) for prompts in _prompts(policy)]
     except Exception as error:  # a cache may lack any part that sampling needs
         if isinstance(error, OSError | PeerLost) or diagnose(error) is not None:
             raise
@@ -73,17 +76,18 @@ def _prompts(policy: Policy) -> list[list[tuple[int, ...]]]:
     return [[ids(length) for length in _LENGTHS], [shared + ids(length) for length in _RESTS]]
 
 
-def _differences(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+def _differences(policy: Policy, prompts: Sequence[tuple[int, ...]], *, greedy: bool) -> torch.Tensor:
     """Returns log p of each sampled token [N], sampled minus computed, in nats."""
     usable = ordinary_tokens(policy.causal.config).tolist()
     sampler = Sampler(policy, usable[::_END_EVERY], pad_id=usable[0])
-    samples = sampler.sample(prompts, _ANSWERS, Sampling(max_tokens=_TOKENS, temperature=1.0), generator(0))
+    answers, random = (1, None) if greedy else (_ANSWERS, generator(0))
+    samples = sampler.sample(prompts, answers, Sampling(max_tokens=_TOKENS, temperature=1.0), random)
     ordinary = set(usable)
     groups: list[list[Example]] = []
     sampled: list[float] = []
-    for prompt, answers in zip(prompts, samples, strict=True):
+    for prompt, sampled_answers in zip(prompts, samples, strict=True):
         group: list[Example] = []
-        for answer in answers:
+        for answer in sampled_answers:
             # The input of an image's token, for example, is not its embedding alone.
             kept = next((place for place, token in enumerate(answer.ids) if token not in ordinary), len(answer.ids))
             if kept:

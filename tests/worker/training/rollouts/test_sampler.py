@@ -117,8 +117,11 @@ def test_shared_prefix_is_prefilled_once(llama: Policy, monkeypatch: pytest.Monk
     engine.sample([(3,) * 20 + prompt for prompt in PROMPTS * 2], 3, Sampling(max_tokens=1), generator(0))
     assert seen == [(1, 20), (8, 10)]
     seen.clear()
-    engine.sample(PROMPTS, 1, Sampling(max_tokens=1), None)
+    engine.sample(PROMPTS, 1, Sampling(max_tokens=1), generator(0))
     assert seen == [(4, 10)]
+    seen.clear()
+    engine.sample([(3,) * 20 + prompt for prompt in PROMPTS * 2], 1, Sampling(max_tokens=1), None)
+    assert seen == [(1, 2), (1, 20), (1, 44)]  # without padding, after a probe of the layers
 
 
 def test_large_batches_are_split_and_stay_in_order(llama: Policy) -> None:

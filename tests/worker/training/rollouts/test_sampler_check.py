@@ -15,7 +15,9 @@ from app.core.spec.job import Sampling
 from tests.worker.training.architectures import END, PAD, VOCABULARY, build, random_policy
 from tests.worker.training.conftest import ModelDirectory
 from worker.training.batching import pack
+from worker.training.kv import KvSlots
 from worker.training.model import Policy
+from worker.training.rollouts.rows import PaddedRows
 from worker.training.rollouts.sampler import Sampler, generator
 from worker.training.rollouts.sampler_check import check_sampler
 from worker.training.types import JobFailure
@@ -37,20 +39,16 @@ def test_right_samples_change_nothing(name: str, model_directory: ModelDirectory
     before = policy.path
     check_sampler(policy, model_directory(name))
     assert (policy.path, policy.notes, policy.uses_cache) == (before, [], True)
+    assert policy.decodes_exactly
 
 
 def test_wrong_positions_are_found(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(self: Sampler, tokens_B: Tensor, attention_B_T: Tensor, cache: Any) -> Tensor:
-        """`Sampler._step` with positions that count the padding."""
-        positions = torch.full((len(tokens_B), 1), attention_B_T.shape[1] - 1)
-        output = self.policy.hidden(
-            tokens_B.unsqueeze(1), attention_B_T, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
+    def positions(self: PaddedRows) -> Tensor:
+        """`PaddedRows._positions`, but padding counts."""
+        return torch.full((len(self._attention_B_T), 1), self._attention_B_T.shape[1] - 1)
 
     policy = random_policy(model_directory("llama"))
-    monkeypatch.setattr(Sampler, "_step", step)
+    monkeypatch.setattr(PaddedRows, "_positions", positions)
     check_sampler(policy, model_directory("llama"))
     assert policy.path.name == "plain"
     assert "sampled tokens differ" in policy.path.reason
@@ -58,13 +56,33 @@ def test_wrong_positions_are_found(model_directory: ModelDirectory, monkeypatch:
 
 
 def test_crash_of_the_sampler_is_found(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prefill(self: Sampler, prompts: Any) -> Any:
+    def prefill(self: PaddedRows, prompts: Any, count: int) -> Any:
         raise TypeError("no such cache")
 
     policy = random_policy(model_directory("llama"))
-    monkeypatch.setattr(Sampler, "_prefill", prefill)
+    monkeypatch.setattr(PaddedRows, "prefill", prefill)
     check_sampler(policy, model_directory("llama"))
     assert policy.path.reason == "sampling fails: TypeError: no such cache"
+
+
+def test_wrong_exact_rows_are_not_used(model_directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out answers are decoded with padding then; everything else stays as it is."""
+
+    def move(self: KvSlots, source: int, target: int, length: int) -> None:
+        """`KvSlots.move` that moves nothing."""
+
+    policy = random_policy(model_directory("llama"))
+    before = policy.path
+    monkeypatch.setattr(KvSlots, "move", move)
+    check_sampler(policy, model_directory("llama"))
+    assert (policy.path, policy.uses_cache, policy.decodes_exactly) == (before, True, False)
+    [note] = policy.notes
+    assert note.startswith(
+        "Held-out answers are decoded with padding, unlike in the inference engine: log-probabilities"
+    )
+    answers = Sampler(policy, (END,), PAD).sample([(5, 6, 7), (8, 9)], 1, Sampling(max_tokens=5), None)
+    computed_N, _ = policy.logprobs(pack([[((5, 6, 7), answers[0][0].ids)]], policy.device), 1.0)
+    assert computed_N.tolist() == pytest.approx(answers[0][0].logprobs, abs=1e-4)
 
 
 def test_model_with_a_wrong_cache_samples_without(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ attention works token by token, so decoding and prefilling share all matrix prod
 Decoding sequences own the first slots of tensors [slots, Hkv, T, D]: a step reads a view of them, and a sequence that
 ends is replaced by the last one. A prompt keeps its keys and values in tensors of its own until it is complete, and is
 then copied to the slots of its sequences.
+
+On a CPU the output of a token has the same bits whatever other sequences and prompts the step computes, and in which
+parts a prompt of at most `PREFILL_TOKENS` tokens is computed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -19,6 +22,16 @@ from worker.training.attention import Options, attention
 
 _TOKEN_STEP: Final = 256
 """The slots grow by at least this number of tokens at a time."""
+PREFILL_TOKENS: Final = 512
+"""Tokens of prompts that one step computes."""
+_VECTOR: Final = 16
+"""Attention reads a multiple of this number of keys. torch computes the exponentials of a last, partial
+vector with another function than those of whole vectors, so else a result would depend on the longest sequence."""
+
+
+def _in_vectors(keys: int, device: torch.device) -> int:
+    # On a GPU the fused kernel needs as many keys as queries for causal attention.
+    return keys if device.type != "cpu" else -(-keys // _VECTOR) * _VECTOR
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ class PromptKv:
     """Keys and values of one prompt of at most `capacity` tokens."""
 
     def __init__(self, storage: Storage, capacity: int) -> None:
-        self.layers = storage.empty(1, capacity)
+        self.layers = storage.empty(1, _in_vectors(capacity, storage.device))
+        self.capacity = capacity
         self.length = 0
 
     def copy_from(self, other: "PromptKv", length: int) -> None:
@@ -174,10 +188,13 @@ class StepKv:
     """The largest of the lengths."""
     parts: tuple[PromptPart, ...]
     _slots_B: Tensor = field(init=False)
+    _seen: int = field(init=False)
+    """Keys that decoding sequences read, of which those after a sequence's end are hidden."""
     _masks: dict[tuple[object, int | None], Tensor | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots_B = torch.arange(self.lengths_B.shape[0], device=self.lengths_B.device)
+        self._seen = _in_vectors(self.longest + 1, self.lengths_B.device)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
@@ -206,7 +223,7 @@ class StepKv:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, options: Options
     ) -> Tensor:
         """Attention of one token [B, H, D] of each decoding sequence; returns [B, H, D]."""
-        decoding, seen = query.shape[0], self.longest + 1
+        decoding, seen = query.shape[0], self._seen
         keys, values = self.slots.layers[layer]
         keys[self._slots_B, :, self.lengths_B] = key
         values[self._slots_B, :, self.lengths_B] = value
@@ -223,7 +240,7 @@ class StepKv:
         """Returns the bias [B, 1, 1, T] that hides keys after each sequence's end and before its window."""
         name = ("decoding", window)
         if name not in self._masks:
-            position_T = torch.arange(self.longest + 1, device=self.lengths_B.device)
+            position_T = torch.arange(self._seen, device=self.lengths_B.device)
             hidden_B_T = position_T > self.lengths_B[:, None]
             if window is not None:
                 hidden_B_T |= position_T <= self.lengths_B[:, None] - window
@@ -246,19 +263,27 @@ class StepKv:
         keys, values = part.kv.layers[layer]
         keys[:, :, begin:end] = key
         values[:, :, begin:end] = value
+        seen = _in_vectors(end, query.device)
+        # The whole prompt decides on the kind of attention, so that the cut into parts does not.
+        options = replace(options, limits=options.limits.of_prompt(part.kv.capacity))
         output = attention(
-            query, keys[:, :, :end], values[:, :, :end], self._part_mask(part, begin, end, window), options
+            query,
+            keys[:, :, :seen],
+            values[:, :, :seen],
+            self._part_mask(part, begin, end, window),
+            options,
         )
         return output[0].transpose(0, 1)
 
     def _part_mask(self, part: PromptPart, begin: int, end: int, window: int | None) -> Tensor | None:
         """Returns which keys each token of a prompt's part may attend to, [C, T]; None if that is plainly causal."""
-        if begin == 0 and (window is None or window >= end):
+        is_causal = begin == 0 and end > 1  # one query without a mask reads all keys
+        if is_causal and (window is None or window >= end):
             return None
         name = (part, window)
         if name not in self._masks:
             query_C_1 = torch.arange(begin, end, device=self.lengths_B.device)[:, None]
-            key_T = torch.arange(end, device=self.lengths_B.device)
+            key_T = torch.arange(_in_vectors(end, query_C_1.device), device=query_C_1.device)
             visible_C_T = key_T <= query_C_1
             if window is not None:
                 visible_C_T &= key_T > query_C_1 - window
