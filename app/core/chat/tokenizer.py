@@ -202,9 +202,10 @@ class ChatTokenizer:
         """Return the token ids of a plain text; special tokens that it spells out stay text."""
         return self._encode(text, as_text=True).ids
 
-    def size(self, text: str) -> int:
-        """Return the number of tokens of a rendering."""
-        return len(self._encode(text))
+    def size(self, text: str, end: int | None = None) -> int:
+        """Return the number of tokens of a rendering, or of those that end at the character `end` or before."""
+        offsets = self._encode(text).offsets
+        return len(offsets) if end is None else sum(stop <= end for _, stop in offsets)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text that is no chat, with the special tokens that the tokenizer adds itself (BOS)."""

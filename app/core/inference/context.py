@@ -9,6 +9,9 @@ UNKNOWN_LIMIT: Final = 1 << 20
 """For a model whose config states no limit; its engine has the last word."""
 _READ_AHEAD: Final = 16
 """Characters for each token of the context that are tokenised first. Few texts have longer tokens on average."""
+_BEYOND: Final = 256
+"""Further characters that are tokenised but not counted: a word that is cut has other tokens, often more. The longest
+tokens of published vocabularies have 128 characters."""
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -21,7 +24,8 @@ def check_beginning(tokenizer: ChatTokenizer, limit: int | None, param: str, tex
     """Raises `ContextLengthExceeded` if the beginning of a text is too long: tokenising megabytes takes a minute."""
     if limit is None or len(text) <= _READ_AHEAD * limit:
         return
-    tokens = tokenizer.size(text[: _READ_AHEAD * limit]) - 1  # the last one may be a part of a longer token
+    counted = _READ_AHEAD * limit
+    tokens = tokenizer.size(text[: counted + _BEYOND], counted)
     if tokens >= limit:
         raise _too_long(limit, f"at least {tokens}", param)
 

@@ -4,10 +4,13 @@ import re
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from app.core.chat.tokenizer import ChatTokenizer
 from app.core.errors import InvalidRequest
 from app.core.inference.chat_messages import read_messages
 from app.core.inference.chat_request import ChatQuestion, prepare
+from app.core.inference.context import check_beginning
 from app.core.inference.sampling import Sampling
 from app.core.inference.structured import CallMode, CallRules
 from tests import chat_templates
@@ -131,6 +134,25 @@ def test_long_text_is_refused_by_its_beginning() -> None:
         assert prepare(tokenizer, limit, question()).prompt_tokens == fitting - 1
     whole = question({"role": "user", "content": long[:1_000]})
     assert prepare(tokenizer, 2_000, whole).prompt_tokens > 100
+
+
+def test_cut_word_does_not_count() -> None:
+    """A text of long words fits, although the part of the word at the cut has more tokens than all other words."""
+    word, letters = "antidisestablishmentarianisms", sorted({*"antidisestablishmentarianisms"})
+    vocabulary = {"[UNK]": 0, word: 1} | {each: 2 + i for i, each in enumerate(letters)}
+    vocabulary |= {f"##{each}": 100 + i for i, each in enumerate(letters)}
+    backend = Tokenizer(models.WordPiece(vocabulary))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(["</s>"])
+    template = "{% for message in messages %}{{ message.role + ' ' + message.content }}</s>{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant {% endif %}"
+    tokenizer = ChatTokenizer(backend, {"default": template}, {"eos_token": "</s>"})
+    for count in range(8, 40):
+        text = f"{word} " * count
+        assert tokenizer.size(text) == count
+        check_beginning(tokenizer, count + 1, "prompt", text)
+    with pytest.raises(InvalidRequest, match=r"length is 8 tokens.* at least \d+ tokens"):
+        check_beginning(tokenizer, 8, "prompt", f"{word} " * 4 + "x " * 400)
 
 
 def test_context_errors_have_both_numbers() -> None:
