@@ -31,6 +31,14 @@ def _overflows(page: Page, url: str) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
+def test_names_in_tables_are_whole_on_phones(page: Page, root: str) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.goto(f"{root}/docs/graders.html")
+    names = page.locator("td:first-child code")
+    expect(names.filter(has_text="text_similarity").first).to_be_visible()
+    assert [name.inner_text() for name in names.all() if name.evaluate("it => it.getClientRects().length") != 1] == []
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_api_reference_is_accessible(page: Page, root: str, theme: Any) -> None:
     page.emulate_media(color_scheme=theme)
