@@ -21,6 +21,7 @@ from worker.training.groups import build_groups
 from worker.training.metrics import group_records
 from worker.training.model import Policy
 from worker.training.rewards import MAX_ERROR_RATE, WINDOW, GraderHealth, Grading, set_imitation_advantages
+from worker.training.rollouts.rows import PaddedRows
 from worker.training.rollouts.sampler import Sampler
 from worker.training.types import GroupMember, JobFailure, Prompt, PromptGroup
 
@@ -247,13 +248,13 @@ def test_remote_grading_overlaps_sampling(
 
     sampler = Sampler(randomise(chat_policy), chat_tokenizer.end_ids, chat_tokenizer.pad_id)
     drawn: list[GroupMember] = []
-    step = sampler._step
+    step = PaddedRows.step
 
     def listening(*arguments: Any) -> Any:
         assert not drawn or arrived.wait(240)
         return step(*arguments)
 
-    monkeypatch.setattr(sampler, "_step", listening)
+    monkeypatch.setattr(PaddedRows, "step", listening)
     prompt = Prompt(1, "2+2=", chat_tokenizer.prompt_ids([{"role": "user", "content": "2+2="}]), (), {})
     with (
         http_server(answer) as url,
