@@ -5,12 +5,12 @@ from typing import Final
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-_FROM_THE_FRONT: Final = 2
+_FROM_THE_FRONT: Final = 3
 """Processes that begin with the files that share an installation. More would start more installations."""
 
 
 class FromBothEnds(LoadFileScheduling):  # type: ignore[misc] # untyped
-    """Two processes take the files in order, all others from the last one back.
+    """Three processes take the files in order, all others from the last one back.
 
     Tests of a whole installation come first and mostly wait; the last ones only compute.
     """
