@@ -27,7 +27,7 @@ class JobSnapshot:
     is_training: bool
     """Whether the model is loaded; False unless the job runs."""
     is_evaluated: bool
-    """Whether the job has a held-out result."""
+    """Whether the job has the held-out result before training, which ends the evaluation of the base model."""
     last_seq: int
     """`seq` of the newest event; 0 without events."""
 
@@ -57,7 +57,7 @@ def _snapshots(session: Session, job_ids: list[str]) -> list[JobSnapshot]:
         .scalar_subquery()
     )
     is_training = case((Job.status == JobStatus.running, func.coalesce(training, False)), else_=False)
-    is_evaluated = Job.evaluation.is_not(None)
+    is_evaluated = func.coalesce(Job.evaluation.has_key("before"), False)
     columns = (Job.id, Job.status, Job.step, Job.attempt, Job.stop_request, is_training, is_evaluated, newest)
     return [JobSnapshot(*row) for row in session.execute(select(*columns).where(Job.id.in_(job_ids)))]
 

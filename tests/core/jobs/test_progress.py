@@ -49,16 +49,17 @@ def test_phases_of_a_job(database: Database, held_out: bool) -> None:
             return (None if running is None else running.phase), snapshot
 
     seen = [phase()]
-    evaluated = [Evaluated(step=0, values={"eval/loss": 2.0}, is_result=True)] if held_out else []
+    # First the rows that select the adapter, then those that report.
+    evaluated = [Evaluated(step=0, values={"eval/loss": 2.0}, is_result=it) for it in (False, True)] if held_out else []
     reports: list[Writable] = [STARTED, *evaluated, Metrics(step=1, values={}), Metrics(step=2, values={})]
     for report in reports:
         journal.record([JournalEntry(report)])
         seen.append(phase())
-    before = [Phase.evaluating_base_model] if held_out else []
+    before = [Phase.evaluating_base_model] * 2 if held_out else []
     expected = [Phase.loading_model, *before, Phase.training, Phase.training, Phase.saving_model]
     assert [phase for phase, _ in seen] == expected
-    states = [(s.step, s.is_training, s.is_evaluated) for _, s in seen]
-    assert len(set(states)) == len(states)
+    states = {(s.step, s.is_training, s.is_evaluated): phase for phase, s in seen}
+    assert list(states.values()) == [Phase.loading_model, *before[:1], *expected[-3:]]
     with database.transaction() as session:
         outcomes.drain(session, claim)
     assert phase()[0] is None
