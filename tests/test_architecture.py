@@ -31,6 +31,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.logging": "",
         "app.core.prometheus": "",
         "app.core.secrets": "app.core.errors",
+        "app.core.paths": "",
         "app.core.plurals": "",
         "app.core.retry": "",
         "app.core.scratch": "",
@@ -40,7 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "app.core.settings": "app.core.egress app.core.errors",
         "app.core.broker": "app.core.errors",
         "app.core.db": "app.core.errors",
-        "app.core.storage": "app.core.errors app.core.extras app.core.scratch",
+        "app.core.storage": "app.core.errors app.core.extras app.core.paths app.core.scratch",
         "app.core.migrate": "app.core.errors",
         # slices of core, bottom up
         "app.core.spec": "app.core.parse_errors",
@@ -52,7 +53,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         " app.core.parse_errors app.core.scratch app.core.spec app.core.storage app.core.plurals",
         "app.core.lint": "app.core.files app.core.graders app.core.spec app.core.plurals",
         "app.core.models": "app.core.db app.core.errors app.core.ids app.core.parse_errors app.core.spec"
-        " app.core.storage",
+        " app.core.paths app.core.storage",
         "app.core.estimates": "app.core.models app.core.spec",
         "app.core.exports": "app.core.accounts app.core.db app.core.errors app.core.ids app.core.models app.core.spec"
         " app.core.storage app.core.webhooks",
@@ -98,7 +99,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "worker": "app.core worker.trackers.protocol",
         "worker.trackers": "",
         "worker.training": "app.core.chat app.core.egress app.core.spec app.core.graders app.core.retry"
-        " app.core.scratch app.core.plurals",
+        " app.core.paths app.core.scratch app.core.plurals",
         "worker.exporting": "app.core.chat app.core.errors app.core.plurals app.core.spec worker.parent_death"
         " worker.hardware worker.training.merge",
         # the embedded inference engine, a process of its own

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.core.paths import exists, is_directory
 from app.local.engine import ReportProgress
 from app.local.errors import AlreadyRunning
 from app.local.lock import StateLock
@@ -13,7 +14,7 @@ from app.local.postgres import EmbeddedPostgres
 
 def has_database(state_dir: Path) -> bool:
     """Whether `state_dir` has an embedded Postgres, running or not."""
-    return (state_dir / "postgres").is_dir() or (state_dir / POINTER_NAME).exists()
+    return is_directory(state_dir / "postgres") or exists(state_dir / POINTER_NAME)
 
 
 @contextmanager

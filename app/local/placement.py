@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.core.paths import exists, is_directory
 from app.local.errors import LocalStackError
 from app.local.process import ProcessUser
 
@@ -85,9 +86,9 @@ def postgres_home(state_dir: Path) -> EngineHome:
     """Find or create the directory of Postgres. Raises `LocalStackError` if it is lost or belongs to another user."""
     own = state_dir / "postgres"
     pointer = state_dir / POINTER_NAME
-    if pointer.exists():
+    if exists(pointer):
         return _existing_home(Path(pointer.read_text().strip()), pointer)
-    if own.is_dir():
+    if is_directory(own):
         return _existing_home(own, pointer)
     if not is_root():
         own.mkdir(PRIVATE_MODE)
@@ -104,7 +105,7 @@ def postgres_home(state_dir: Path) -> EngineHome:
 
 
 def _existing_home(home: Path, pointer: Path) -> EngineHome:
-    if not home.is_dir():
+    if not is_directory(home):
         raise LocalStackError(
             f"{pointer} points to {home}, which does not exist. Delete {pointer} to start with an empty database."
         )
@@ -166,7 +167,7 @@ def _suits_sockets(directory: Path) -> bool:
 
 def _private_directory(path: Path, user: ProcessUser | None) -> Path:
     owner = user or ProcessUser(os.geteuid(), os.getegid())
-    if not path.exists():
+    if not exists(path):
         path.mkdir(PRIVATE_MODE, parents=True)
         if user is not None:
             os.chown(path, user.uid, user.gid)

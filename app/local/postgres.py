@@ -17,6 +17,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from app.core.paths import exists
 from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
 from app.local.errors import LocalStackError
 from app.local.placement import PRIVATE_MODE, EngineHome, make_state_dir, postgres_home, socket_directory
@@ -71,7 +72,7 @@ class EmbeddedPostgres(EmbeddedEngine):
         home = self._home = postgres_home(self._state_dir)
         candidates = available() if self._binaries is None else self._binaries
         binaries = choose(candidates, self._data_major(), home.user)
-        if not self.data_dir.exists():
+        if not exists(self.data_dir):
             self._create_cluster(binaries)
         self._socket_dir = socket_directory(home.directory / "run", home.user)
         settings = {

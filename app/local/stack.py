@@ -16,6 +16,7 @@ from typing import Self
 
 import httpx
 
+from app.core.paths import exists
 from app.core.secrets import new_key
 from app.local.engine import EmbeddedEngine, ReportProgress, report_nothing
 from app.local.errors import LocalStackError
@@ -148,14 +149,14 @@ class Stack:
         return engine.url
 
     def _prepare_api_key(self) -> None:
-        last_key = self.key_path.read_text().strip() if self.key_path.exists() else ""
+        last_key = self.key_path.read_text().strip() if exists(self.key_path) else ""
         self.api_key = self._bootstrap(self.database_url, last_key or None)
         if self.api_key != last_key:
             write_atomically(self.key_path, f"{self.api_key}\n", mode=SECRET_MODE)
 
     def _prepare_secret_keys(self) -> None:
         path = self.state_dir / KEY_RING_NAME
-        if not path.exists():
+        if not exists(path):
             write_atomically(path, f"{new_key()}\n", mode=SECRET_MODE)
 
     def _start_service(self) -> None:
@@ -189,7 +190,7 @@ class Stack:
         if os.environ.get("GROUPTUNE_SERVE_URL"):
             return
         path = self.state_dir / SERVE_KEY_NAME
-        if not path.exists():
+        if not exists(path):
             write_atomically(path, f"{secrets.token_urlsafe(32)}\n", mode=SECRET_MODE)
         port = claim_port(DEFAULT_HOST, 0)
         self.inference = {

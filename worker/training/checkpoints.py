@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.core.paths import exists, is_file
 from app.core.spec.reports import TrainerExit
 from worker.training.best_adapter import BestAdapter
 from worker.training.model import Policy
@@ -105,7 +106,7 @@ def load(
     best_adapter.load_state(state["selection"])
     if best_adapter.step is not None:
         best = directory / _BEST
-        best_adapter.adapter = load_file(best) if best.exists() else adapter
+        best_adapter.adapter = load_file(best) if exists(best) else adapter
     return state
 
 
@@ -117,7 +118,7 @@ def _damaged(directory: Path, needed: Sequence[str]) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return MANIFEST
     for name, digest in expected.items():
-        if not (directory / name).is_file() or _sha256(directory / name) != digest:
+        if not is_file(directory / name) or _sha256(directory / name) != digest:
             return name
     return None
 

@@ -16,6 +16,7 @@ from app.core.doctor import database, machine, services
 from app.core.doctor.finding import DoctorFinding, FindingLevel, failed, ok, warning
 from app.core.errors import GrouptuneError
 from app.core.extras import install_command
+from app.core.paths import exists
 from app.core.plurals import plural
 from app.core.settings import BadSettings, Settings
 from app.core.storage.opening import open_store
@@ -124,7 +125,7 @@ def _disks(config: Settings) -> Iterator[DoctorFinding]:
 def _keys(config: Settings, url: str | None) -> Iterator[DoctorFinding]:
     text = config.secret_keys.get_secret_value() if config.secret_keys else None
     own = config.state_dir / KEY_RING_NAME
-    path = config.secret_keys_file or (own if text is None and own.exists() else None)
+    path = config.secret_keys_file or (own if text is None and exists(own) else None)
     yield machine.check_keys(text, path, url)
     yield from machine.check_private_files(config.state_dir)
 

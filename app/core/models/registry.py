@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from app.core.errors import InvalidRequest
+from app.core.paths import is_file
 
 _SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 """The date at the end of OpenAI's snapshot names."""
@@ -70,7 +71,7 @@ class BaseModel:
     @property
     def is_pulled(self) -> bool:
         """Whether the model is complete: conversion renames its finished directory into place, config.json included."""
-        return (self.directory / "config.json").is_file()
+        return is_file(self.directory / "config.json")
 
     @property
     def context_length(self) -> int | None:

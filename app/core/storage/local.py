@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from app.core.paths import is_file
 from app.core.storage.blobs import (
     INCOMING,
     SUMS,
@@ -64,19 +65,19 @@ class LocalBlobStore(BlobStore):
     def as_file(self, key: str, tick: Callable[[], None]) -> Iterator[Path]:
         tick()
         path = self.path(key)
-        if not path.is_file():
+        if not is_file(path):
             raise BlobMissing(f"The blob store holds nothing under '{key}'.")
         yield path
 
     def exists(self, key: str) -> bool:
-        return self.path(key).is_file()
+        return is_file(self.path(key))
 
     def scan(self, prefix: str) -> Iterator[ListedBlob]:
         base = self.path(prefix)
         for path in base.rglob("*"):
             # Other processes may delete files during the scan.
             with contextlib.suppress(FileNotFoundError):
-                if path.is_file():
+                if is_file(path):
                     written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                     yield ListedBlob(f"{prefix}/{path.relative_to(base).as_posix()}", written_at)
 

@@ -133,9 +133,9 @@ def test_wait_gives_up_after_a_long_outage() -> None:
 
     started = time.monotonic()
     with Client("http://127.0.0.1:9/v1", "key") as client, pytest.raises(ServerUnreachable):
-        list(watch(client, "ftjob-1", pause=count, outage_seconds=0.2))
+        list(watch(client, "ftjob-1", pause=count, outage_seconds=1))
     assert tries > 1
-    assert time.monotonic() - started > 0.2
+    assert time.monotonic() - started > 1
 
 
 def test_timeout_during_silence() -> None:
