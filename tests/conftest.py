@@ -34,6 +34,7 @@ from tests.waiting import WAIT_SECONDS, eventually
 from tests.writable_hub import Hub, writable_hub
 
 register_profiles()
+os.environ.pop("PYTHONUNBUFFERED", None)  # users do not set it, so a test must not need it
 for _phase in ("connect", "read", "write", "pool"):  # a server on a busy machine may need more than httpx's 5 s
     setattr(DEFAULT_TIMEOUT_CONFIG, _phase, WAIT_SECONDS)
 gc.disable()  # until everything is imported: what that makes stays, and looking through it takes seconds

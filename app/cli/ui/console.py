@@ -58,12 +58,13 @@ def note(message: str) -> None:
 
 def write_json(value: Any) -> None:
     """Print the result as one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_line(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write_line(text: str) -> None:
-    """Print the result as one line, for `$(...)`."""
+    """Print the result as one line, for `$(...)`, at once: the command may run on for hours."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
