@@ -25,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 SPOOLED: Final = 10_000
 """Lines that are buffered for a slow tracker; further lines are dropped."""
-GRACE_SECONDS: Final = 10.0
-"""Time for sending the remaining lines, after the attempt's outcome is stored."""
+GRACE_SECONDS: Final = 30.0
+"""Time for sending the remaining lines, after the attempt's outcome is stored. A short job may end while MLflow is
+still being imported, which takes a busy machine ten seconds."""
 
 
 class TrackerProcesses:
