@@ -103,8 +103,8 @@ demo: install web ## Start all services, fine-tune a small model, compare it wit
 up: install web ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 	@$(BIN)/grouptune up
 
-# More processes than cores, because many tests wait for servers, leases and browsers.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder -n $$(( $$(nproc) < 4 ? 5 : 7 ))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder \
+	-n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 5 ))
 
 .PHONY: test
 test: setup web lint ## Lint, type-check and run the tests (ARGS='-k leases' picks some)

@@ -28,7 +28,6 @@ from app.local.valkey import EmbeddedValkey
 from tests import tiny_model
 from tests.properties import register_profiles
 from tests.s3_server import s3_server
-from tests.scheduling import FromBothEnds
 from tests.trainer_server import trainer_server
 from tests.waiting import WAIT_SECONDS, eventually
 from tests.writable_hub import Hub, writable_hub
@@ -103,11 +102,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Passes the URL of the shared Postgres to a worker of pytest-xdist."""
     node.workerinput["postgres"] = node.config.stash.get(_SERVER, None)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds:
-    return FromBothEnds(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -255,11 +249,10 @@ def _fixtures(item: pytest.Item) -> set[str]:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Sorts the files for `FromBothEnds`: those that share an installation, those that start processes or take
-    seconds, all others.
+    """Files that start processes or take seconds go first, so that no core is idle while another one works them off.
 
-    After the first ones the installation can stop. Raises `UsageError` for two tests of one id, of which pytest-xdist
-    would run only one.
+    Those that share an installation go before the others: after them it can stop. Raises `UsageError` for two tests
+    of one id, of which pytest-xdist would run only one.
     """
     if repeated := [node_id for node_id, count in Counter(item.nodeid for item in items).items() if count > 1]:
         raise pytest.UsageError(f"Several tests have the same id: {', '.join(repeated)}")
