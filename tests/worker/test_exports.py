@@ -191,7 +191,7 @@ def test_cancelled_export_stops(workshop: Workshop) -> None:
         orders.cancel(session, Actor(workshop.project), export_id, timedelta(days=1))
     thread.join(10)
     assert not thread.is_alive()
-    assert not trainers(export_id)
+    eventually(lambda: not trainers(export_id))
     assert workshop.export(export_id).status == ExportStatus.cancelled
     assert workshop.is_clean()
 
@@ -257,7 +257,7 @@ def test_killed_worker_is_replaced(plant: Plant, adapter: Path) -> None:
         broker.notify_exports(plant.broker_url)
         eventually(lambda: trainers(export_id))
         worker.kill()
-        assert not trainers(export_id)
+        eventually(lambda: not trainers(export_id))
     assert export().status == ExportStatus.running
     with plant.database.transaction() as session:
         session.execute(update(Export).values(claimed_until=func.now() - func.make_interval(0, 0, 0, 1)))

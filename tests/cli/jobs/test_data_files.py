@@ -29,9 +29,10 @@ def test_same_content_is_uploaded_once(grouptune: Run, job_file: Callable[..., P
     created = grouptune("jobs", "create", "-f", path, "--training-file", renamed)
     assert created.returncode == ExitCode.ok, created.stderr
     assert f"renamed.jsonl is already uploaded as {file_id}.\n" in created.stderr
-    job = json.loads(grouptune("jobs", "cancel", created.stdout.strip(), "--json").stdout)
+    job = json.loads(grouptune("jobs", "show", created.stdout.strip(), "--json").stdout)
     assert job["training_file"] == file_id
     assert [name for name in ids_of(grouptune, "files") if name not in before] == [file_id]
+    grouptune("jobs", "cancel", job["id"])  # unless it has ended
 
 
 def test_wrong_job_uploads_nothing(grouptune: Run, job_file: Callable[..., Path]) -> None:

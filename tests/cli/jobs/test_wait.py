@@ -124,7 +124,7 @@ def test_wait_and_create_survive_a_server_kill(
     grouptune: Run, start_grouptune: Start, long_job: Callable[[], str], job_file: Callable[..., Path], stack: Any
 ) -> None:
     job_id = long_job()
-    path = job_file()
+    path = job_file(rows=1000, batch_size=1, max_steps=100_000, n_epochs=50)  # outlasts the test
     with start_grouptune("jobs", "wait", job_id, "--follow") as waiting:
         assert waiting.stderr is not None
         output = waiting.stderr.readline()
