@@ -91,21 +91,22 @@ def modernbert() -> Any:
     return ModernBertDecoderConfig(**SIZES, cls_token_id=BOS, sep_token_id=END)
 
 
-@pytest.mark.parametrize("config", [bart, zamba, modernbert])
-def test_gradients_of_unusual_layers(config: Callable[[], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("config", "bound"), [(bart, 1e-5), (zamba, 1e-4), (modernbert, 1e-5)])
+def test_gradients_of_unusual_layers(config: Callable[[], Any], bound: float, tmp_path: Path) -> None:
+    """The scan of a Mamba layer adds up many terms: its rounding is larger."""
     policy = random_policy(build(tmp_path, "unusual", more={"unusual": config}))
     assert not policy.is_fast
     model = plain.plain_copy(tmp_path, policy)
     batch = pack(plain.examples(GROUPS), CPU)
     found, expected = policy.logprobs(batch, 1.0)[0], plain.logprobs(model, GROUPS, 1.0)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-4)
+    assert torch.allclose(found, expected, rtol=0, atol=bound)
     # The decoder of BART alone has adapters of its attention to an encoder, too.
     gradients, right = (
         torch.autograd.grad(value.sum(), list(trained.values()), allow_unused=True, materialize_grads=True)
         for value, trained in ((found, policy.trained), (expected, plain.trained(model)))
     )
     for one, other in zip(gradients, right, strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+        assert torch.allclose(one, other, rtol=1e-3, atol=10 * bound)
 
 
 def test_long_sequence_leaves_the_others_frequencies(model_directory: ModelDirectory) -> None:
